@@ -1,0 +1,62 @@
+"""Every exception that Penult raises on purpose, in one tree.
+
+A message names its subject, the rule, the value it got and the next step. Each class is also the builtin that
+a caller would expect, so that `except FileNotFoundError` works without importing this file.
+"""
+
+
+class PenultError(Exception):
+    """Base of all; `pipeline.py` turns one into a clear sentence and exit code 1."""
+
+
+class MissingFile(PenultError, FileNotFoundError):
+    """A path that was named does not exist."""
+
+
+class ImageSetError(PenultError, ValueError):
+    """A folder or manifest that is no usable image set."""
+
+
+class SpecError(PenultError, ValueError):
+    """A feature spec with an impossible or unknown value."""
+
+
+class FingerprintMismatch(PenultError, ValueError):
+    """Features of another spec than the one wanted."""
+
+
+class StoreError(PenultError, ValueError):
+    """A store that cannot answer the question: no such image set, split or features."""
+
+
+class DamagedStore(PenultError, OSError):
+    """A store whose bytes are not what was written."""
+
+
+class StoreBusy(PenultError, TimeoutError):
+    """Another process is publishing into the same store."""
+
+
+class DiskFull(PenultError, OSError):
+    """A write did not fit on the disk."""
+
+
+class BackboneError(PenultError, ValueError):
+    """A network that is unknown or has no penultimate layer we can find."""
+
+
+class WeightsError(PenultError, ValueError):
+    """Weights that cannot be had, read or fitted into the network."""
+
+
+class HeadError(PenultError, ValueError):
+    """A head that cannot be trained, read or used on these features."""
+
+
+class MissingDependency(PenultError, ImportError):
+    """A package of an optional extra is not installed."""
+
+
+def first_line(error: BaseException, limit: int = 120) -> str:
+    """Return the first line of an error's message, or its type's name where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

@@ -1,0 +1,62 @@
+"""What the store and the blocks beside it already know of an image set's files."""
+
+import dataclasses
+from pathlib import Path
+
+from data.images import ImageSet
+from data.layout import Part, Skipped, View
+from data.staging import staged_blocks
+from data.store import FeatureStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Contents and files that need no extraction.
+
+    Parameters
+    ----------
+    digests : set of bytes
+        Contents that have features of the spec, published or staged.
+    files : dict of str to (int, int, bytes)
+        Size, modification time and digest of files seen under this image set's name and root.
+    failures : dict of str to Skipped
+        Files of that set that could not be decoded.
+    """
+
+    digests: set[bytes]
+    files: dict[str, tuple[int, int, bytes]]
+    failures: dict[str, Skipped]
+
+
+def recall(path: Path, fingerprint: str, images: ImageSet, *, rehash: bool = False) -> Memory:
+    """Collect what is known of `images` and of the features of one spec.
+
+    Parameters
+    ----------
+    path : Path
+        The store; it need not exist yet.
+    fingerprint : str
+        The spec's.
+    images : ImageSet
+        Its name and root say which remembered files count: the same relative path elsewhere is another file.
+    rehash : bool
+        Forget all files, so that each is read again.
+    """
+    memory = Memory(set(), {}, {})
+    store = FeatureStore(path)
+    views: list[View] = []
+    if store.exists():
+        memory.digests.update(store.digests(fingerprint).tolist())
+        views += [view for name, view in store.views().items() if name == images.name]
+    for block in staged_blocks(path):
+        with Part(block) as part:
+            groups = part.features()
+            if fingerprint in groups:
+                memory.digests.update(groups[fingerprint].digests.tolist())
+            views += part.views().values()
+    for view in views:
+        if view.name == images.name and view.root == str(images.root) and not rehash:
+            files = zip(view.sizes.tolist(), view.mtimes.tolist(), view.digests.tolist(), strict=True)
+            memory.files.update(zip(view.paths, files, strict=True))
+            memory.failures.update({s.path: s for s in view.skipped})
+    return memory

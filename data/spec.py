@@ -1,0 +1,153 @@
+"""What a feature vector *is*: the frozen spec, its canonical JSON and its fingerprint."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+
+from data.errors import FingerprintMismatch, SpecError
+
+# Fields that came after format version 1 go here with the value that means "as before": they are left out of
+# the canonical JSON while they hold it, so that old fingerprints stay valid (docs/format.md, "Spec").
+_LATER_DEFAULTS: dict[str, object] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that decides the value of a feature vector, and nothing else.
+
+    The engine, the device and the versions that computed a vector are provenance: they agree within a stated
+    tolerance. The storage dtype is a property of the store.
+
+    Parameters
+    ----------
+    backbone : str
+        Library and architecture, such as ``torchvision/resnet18`` or ``timm/tf_efficientnet_lite0``.
+    weights : str
+        ``sha256:`` and the hex digest of the tensors that reach the layer (`extract.weights.weights_digest`).
+    layer : str
+        ``penultimate``: the input of the last layer that has one output a class.
+    pooling : str
+        ``network``: whatever the network itself does between its last feature map and that layer.
+    resize : int
+        Length that `fit` refers to, in pixels.
+    fit : str
+        ``shorter``: the shorter side becomes `resize`; ``squash``: both sides become `resize`; ``longer``: the
+        longer side becomes `resize` and the rest is padded with black.
+    crop : tuple of int
+        Height and width in pixels of the centre crop that the network sees.
+    interpolation : str
+        ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``, each with Pillow's antialiasing.
+    mean, std : tuple of float
+        Subtracted from and dividing the channels after scaling to [0, 1].
+    color, alpha, exif : str
+        ``rgb``; transparent pixels are laid over ``white``; ``apply``: the EXIF orientation is applied.
+    view : str
+        ``center``: one view of each picture.
+    decoder : str
+        ``pillow``: full-size decoding by Pillow, by the policy in `extract.preprocess`.
+
+    Examples
+    --------
+    >>> spec = FeatureSpec("torchvision/resnet18", "sha256:00", resize=256, crop=(224, 224))
+    >>> FeatureSpec.from_json(spec.canonical_json()) == spec
+    True
+    >>> len(spec.fingerprint)
+    64
+    """
+
+    backbone: str
+    weights: str
+    layer: str = "penultimate"
+    pooling: str = "network"
+    resize: int = 256
+    fit: str = "shorter"
+    crop: tuple[int, int] = (224, 224)
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    color: str = "rgb"
+    alpha: str = "white"
+    exif: str = "apply"
+    view: str = "center"
+    decoder: str = "pillow"
+
+    def canonical_json(self) -> str:
+        """Return the JSON that is hashed: sorted keys, no spaces, later fields only where they are set."""
+        fields = dataclasses.asdict(self)
+        kept = {k: v for k, v in fields.items() if k not in _LATER_DEFAULTS or v != _LATER_DEFAULTS[k]}
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hex digits."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> "FeatureSpec":
+        """Read a spec back from its canonical JSON.
+
+        Raises
+        ------
+        SpecError
+            If the text is no JSON object or has a field that this version of Penult does not know.
+        """
+        try:
+            fields = json.loads(text)
+            known = {f.name for f in dataclasses.fields(cls)}
+            unknown = sorted(set(fields) - known)
+            if unknown:
+                raise SpecError(
+                    f"a feature spec has the unknown fields {', '.join(unknown)}: "
+                    "it was written by a newer Penult, update this one"
+                )
+            lists = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            return cls(**lists)
+        except (json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise SpecError(f"not a feature spec ({error}): {text[:80]!r}") from None
+
+    @property
+    def title(self) -> str:
+        """Short name for tables and messages, such as ``torchvision/resnet18/penultimate``."""
+        return f"{self.backbone}/{self.layer}"
+
+
+def differences(have: FeatureSpec, want: FeatureSpec) -> list[str]:
+    """Name every field in which two specs differ, as ``field: have, not want``."""
+    pairs = ((f.name, getattr(have, f.name), getattr(want, f.name)) for f in dataclasses.fields(FeatureSpec))
+    return [f"{name}: {_short(a)}, not {_short(b)}" for name, a, b in pairs if a != b]
+
+
+def refuse_other(available: Iterable[FeatureSpec], want: FeatureSpec, where: str, wants: str) -> None:
+    """Raise unless `want` is one of `available`, with the nearest spec's differences named field by field.
+
+    Parameters
+    ----------
+    available : iterable of FeatureSpec
+        The specs that `where` holds.
+    want : FeatureSpec
+        The spec that is needed.
+    where, wants : str
+        How the message names the store and the one who asks, such as ``features.h5`` and ``head lr.head``.
+
+    Raises
+    ------
+    FingerprintMismatch
+        If no spec of `available` has the fingerprint of `want`.
+    """
+    specs = list(available)
+    if any(spec.fingerprint == want.fingerprint for spec in specs):
+        return
+    if not specs:
+        raise FingerprintMismatch(f"{where} holds no features: extract them with --backbone {want.backbone}")
+    nearest = min(specs, key=lambda spec: len(differences(spec, want)))
+    raise FingerprintMismatch(
+        f"{where} holds {nearest.title}, {wants} wants {want.title}; they differ in "
+        f"{'; '.join(differences(nearest, want))}: extract the pictures with --backbone {want.backbone} and the "
+        "same options, or name another head or store"
+    )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:19] + "..." if text.startswith("sha256:") else text

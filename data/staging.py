@@ -1,0 +1,194 @@
+"""What makes the store crash-safe: whole-file atomic writes, the publish lock, and staged blocks.
+
+A block is written under a temporary name, flushed to disk and renamed, and never touched again until a publish
+has taken its rows into the store. Names order blocks by the time their run began and by their number in the run.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from data.errors import DiskFull, StoreBusy
+
+_TEMPORARY = ".writing"
+# A temporary file younger than this may belong to a writer that has opened but not yet locked it.
+_GRACE_SECONDS = 60.0
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+
+
+def staging_folder(store: Path) -> Path:
+    """Return the folder of the blocks that wait to be published into `store`."""
+    return store / ".staging" if store.is_dir() else store.with_name(store.name + ".staging")
+
+
+def new_run_id() -> str:
+    """Return a name that no other run on any machine has, and that sorts by time."""
+    return f"{time.time_ns():020d}-{os.urandom(4).hex()}"
+
+
+def staged_blocks(store: Path) -> list[Path]:
+    """Return the complete blocks beside `store`, in the order in which they are to be published."""
+    return sorted(staging_folder(store).glob("block-*.h5"))
+
+
+def stage_block(store: Path, run_id: str, number: int, image: bytes) -> Path:
+    """Write one immutable block beside `store`.
+
+    Raises
+    ------
+    DiskFull
+        If it does not fit; nothing else is touched.
+    """
+    folder = staging_folder(store)
+    with disk_full_hint(store, len(image)):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"block-{run_id}-{number:08d}.h5"
+        write_atomically(path, image)
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a whole file so that a crash at any moment leaves the old one or the new one."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that becomes `path` when the block ends well, and disappears when it does not."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
+    try:
+        with open(temporary, "xb") as file:
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(temporary, path)
+        sync_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def clear_blocks(store: Path, published: list[Path]) -> None:
+    """Remove blocks whose rows are in the store, and what dead writers left behind."""
+    folder = staging_folder(store)
+    for block in published:
+        block.unlink(missing_ok=True)
+    if folder.is_dir():
+        for leftover in folder.glob(f"*{_TEMPORARY}"):
+            if _abandoned(leftover):
+                leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: another run is staging
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def publish_lock(store: Path, timeout: float = 60.0) -> Iterator[None]:
+    """Hold the right to publish into `store`; the kernel gives it back if this process dies.
+
+    Parameters
+    ----------
+    store : Path
+        The store's file or folder.
+    timeout : float
+        Seconds to wait for another publisher.
+
+    Raises
+    ------
+    StoreBusy
+        If another process holds it for longer than that.
+    """
+    path = store / ".lock" if store.is_dir() else store.with_name(f".{store.name}.lock")
+    deadline = time.monotonic() + timeout
+    while True:
+        file = open(path, "a+b")  # noqa: SIM115  (closed below or by the next round)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(64).decode(errors="replace").strip() or "unknown"
+            file.close()
+            if time.monotonic() >= deadline:
+                raise StoreBusy(
+                    f"{store} is being written by another process (pid {holder}) for more than {timeout:g} s: "
+                    "what was extracted is kept beside it; run the same command again when that one is done"
+                ) from None
+            time.sleep(0.05)
+            continue
+        # The holder removes the file on leaving: make sure that we have not locked a removed one.
+        try:
+            same = os.fstat(file.fileno()).st_ino == os.stat(path).st_ino
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        file.close()
+    with file:
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def disk_full_hint(store: Path, needed: int) -> Iterator[None]:
+    """Turn a write that did not fit into one clear message.
+
+    Parameters
+    ----------
+    store : Path
+        What was being written to, for the message.
+    needed : int
+        Bytes that the write takes in all.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFull) or not is_disk_full(error):
+            raise
+        free = shutil.disk_usage(store.parent).free
+        raise DiskFull(
+            f"no room to write {store}: this step takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free "
+            f"({error.strerror or error}). Nothing is lost: free some space and run the same command again"
+        ) from error
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error says that the disk, the quota or the allowed file size is used up.
+
+    h5py passes the system's error on only as text, so that is searched too.
+    """
+    if error.errno in _DISK_FULL:
+        return True
+    return any(f"errno = {code}" in str(error) for code in _DISK_FULL)
+
+
+def _abandoned(path: Path) -> bool:
+    try:
+        if time.time() - path.stat().st_mtime < _GRACE_SECONDS:
+            return False
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False

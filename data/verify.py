@@ -1,0 +1,97 @@
+"""Integrity of a store: every checksum, every join, nothing that is not a number."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import DamagedStore
+from data.layout import FeatureGroup, Part
+from data.staging import staged_blocks
+from data.store import FeatureStore, locate
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What `verify_store` found.
+
+    Parameters
+    ----------
+    files, blocks, rows, views : int
+        How much was checked: files, checksummed blocks, feature vectors and image sets.
+    staged : int
+        Complete blocks that wait to be published; they were checked too.
+    problems : list of str
+        One sentence for each thing that is wrong; empty for a sound store.
+    missing : dict of str to int
+        For each image set and spec, as ``name: spec``, how many pictures have no vector, where any lack one. It
+        is no damage: another image set may share the store under another spec.
+    """
+
+    files: int
+    blocks: int
+    rows: int
+    views: int
+    staged: int
+    problems: list[str]
+    missing: dict[str, int]
+
+
+def verify_store(path: Path) -> Verdict:
+    """Check every block and view of a store, and every staged block beside it.
+
+    Parameters
+    ----------
+    path : Path
+        A file or folder store.
+
+    Returns
+    -------
+    Verdict
+
+    Raises
+    ------
+    MissingFile
+        If there is no store.
+    """
+    store = FeatureStore(path)
+    with store._open():  # says what is missing, or what kind of file it is, before anything is counted
+        pass
+    problems: list[str] = []
+    blocks = rows = views = 0
+    staged = staged_blocks(path)
+    files = [*store.part_paths(), *staged]
+    for file in files:
+        try:
+            with Part(file) as part:
+                for group in part.features().values():
+                    checked = _check_group(group, problems, str(file))
+                    blocks += checked
+                    rows += len(group)
+                views += len(part.views())
+        except DamagedStore as error:
+            problems.append(str(error))
+    missing: dict[str, int] = {}
+    if not problems:
+        for view in store.views().values():
+            for fingerprint, info in store.features().items():
+                lacking = int((locate(store.digests(fingerprint), view.digests) < 0).sum())
+                if lacking:
+                    missing[f"{view.name}: {info.spec.title}"] = lacking
+            if (view.targets >= len(view.classes)).any() or (view.targets < -1).any():
+                problems.append(f"{path}: image set {view.name!r} has targets outside its {len(view.classes)} classes")
+    return Verdict(len(files), blocks, rows, views, len(staged), problems, missing)
+
+
+def _check_group(group: FeatureGroup, problems: list[str], file: str) -> int:
+    _ = group.spec, group.provenance, group.requests  # read so that damage to them shows
+    if len(np.unique(group.digests)) != len(group):
+        problems.append(f"{file}: {group.spec.title} has two vectors for one picture")
+    for index in range(len(group.checksums)):
+        try:
+            if not np.isfinite(group.read_block(index)).all():
+                first = index * group.block_rows
+                problems.append(f"{file}: block of {group.spec.title} from row {first} holds NaN or infinity")
+        except DamagedStore as error:
+            problems.append(str(error))
+    return len(group.checksums)

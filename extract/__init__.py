@@ -1,0 +1,4 @@
+"""Stage one: a frozen network over the pictures, once, into a store.
+
+May import `data`, torch, torchvision, timm, numpy and Pillow; never scikit-learn, `classify` or `finetune`.
+"""

@@ -1,0 +1,106 @@
+"""From paths to pixels: files are read, hashed and decoded in threads ahead of the network, in order."""
+
+import collections
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from data.errors import first_line
+from data.spec import FeatureSpec
+from extract.preprocess import Pixels, UndecodableError, decode, to_input
+
+# A file changed less than this before it was read may change again within its clock's tick: look again next time.
+_SETTLED_NS = 2_000_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """What became of one file.
+
+    Parameters
+    ----------
+    index : int
+        Its position in the list that was read.
+    digest : bytes
+        SHA-256 of its bytes in hex; empty if it could not be read.
+    pixels : ndarray of shape (height, width, 3), uint8, or None
+        None if its features are known already, or if it was skipped.
+    reason : str
+        Why it was skipped; empty if it was not.
+    size, mtime : int
+        Bytes, and nanoseconds since 1970; -1 where the file must be looked at again.
+    read_seconds, decode_seconds : float
+        Time spent in this picture's thread.
+    """
+
+    index: int
+    digest: bytes
+    pixels: Pixels | None
+    reason: str
+    size: int
+    mtime: int
+    read_seconds: float
+    decode_seconds: float
+
+
+def read_pictures(
+    files: Iterable[tuple[int, Path]], spec: FeatureSpec, known: Collection[bytes], *, workers: int, ahead: int
+) -> Iterator[Picture]:
+    """Read pictures in threads and yield them in the order given; to be called within `pillow_settings`.
+
+    Parameters
+    ----------
+    files : iterable of (int, Path)
+        Index and path of each file.
+    spec : FeatureSpec
+        How to make pixels of it.
+    known : collection of bytes
+        Digests whose features exist: these are hashed, not decoded. It may grow while this runs.
+    workers : int
+        Threads.
+    ahead : int
+        How many pictures may be read before they are asked for; bounds the memory.
+
+    Yields
+    ------
+    Picture
+    """
+    queue: collections.deque[Future[Picture]] = collections.deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="penult-reader")
+    try:
+        for index, path in files:
+            queue.append(pool.submit(read_picture, index, path, spec, known))
+            if len(queue) > ahead:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_picture(index: int, path: Path, spec: FeatureSpec, known: Collection[bytes] = ()) -> Picture:
+    """Read, hash and, unless its features are known, decode one file; what goes wrong becomes its reason."""
+    start = time.perf_counter()
+    try:
+        with open(path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            content = file.read()
+    except OSError as error:  # another try may succeed, so no time is remembered
+        reason = f"cannot be read: {(error.strerror or first_line(error)).lower()}"
+        return Picture(index, b"", None, reason, -1, -1, time.perf_counter() - start, 0.0)
+    digest = hashlib.sha256(content).hexdigest().encode()
+    settled = time.time_ns() - stat.st_mtime_ns > _SETTLED_NS
+    mtime = stat.st_mtime_ns if settled else -1
+    read_seconds = time.perf_counter() - start
+    pixels, reason = None, ""
+    if digest not in known:
+        try:
+            pixels = to_input(decode(content), spec)
+        except UndecodableError as error:
+            reason = str(error)
+    decode_seconds = time.perf_counter() - start - read_seconds
+    return Picture(index, digest, pixels, reason, stat.st_size, mtime, read_seconds, decode_seconds)

@@ -1,0 +1,180 @@
+"""State dicts: reading them without running their code, fitting them into a network, and their digest."""
+
+import hashlib
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from data.errors import MissingFile, WeightsError, first_line
+
+StateDict = dict[str, torch.Tensor]
+
+# Where training scripts put the state dict inside a checkpoint, most wanted first.
+_WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "network",
+    "net",
+    "params",
+)
+# Only used while training; torchvision's GoogLeNet and Inception files carry them.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# DenseNet files from before torchvision 0.3: `denselayer1.norm.1.weight` is today's `denselayer1.norm1.weight`.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read the tensors of a ``.pth``/``.pt``/``.bin`` or ``.safetensors`` file; nothing in the file is run.
+
+    Parameters
+    ----------
+    path : Path
+        A state dict, or a checkpoint that holds one under a usual name.
+
+    Returns
+    -------
+    dict of str to Tensor
+        On the CPU, in their stored dtype.
+
+    Raises
+    ------
+    MissingFile
+        If there is no such file.
+    WeightsError
+        If it is no state dict, or could only be read by running its code.
+    """
+    if not path.is_file():
+        raise MissingFile(f"the weights file {path} does not exist: check --weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors, and reading the rest would run its code: where it was made, save "
+            f"`model.state_dict()` alone and name that file ({first_line(error)})"
+        ) from None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} cannot be read as a state dict ({first_line(error)}): "
+            "name a .pth or .safetensors file saved from `model.state_dict()`"
+        ) from None
+    return _unwrap(loaded, path)
+
+
+def _unwrap(loaded: object, path: Path) -> StateDict:
+    for _ in range(3):
+        if not isinstance(loaded, Mapping):
+            break
+        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        if tensors and len(tensors) == len(loaded):
+            return tensors
+        inner = next((loaded[k] for k in _WRAPPERS if isinstance(loaded.get(k), Mapping)), None)
+        if inner is None:
+            if tensors:  # a state dict with extra state beside the tensors
+                return tensors
+            break
+        loaded = inner
+    raise WeightsError(
+        f"{path} holds no state dict: name a file saved from `model.state_dict()`, or a checkpoint that has one "
+        f"under {', '.join(_WRAPPERS[2:6])}"
+    )
+
+
+def load_into(network: nn.Module, state: StateDict, *, head: Iterable[str], source: str, backbone: str) -> None:
+    """Load a state dict into a network whose last layer has been taken off; everything else must fit.
+
+    A prefix that all wanted keys share in the file (``module.``, ``model.``, ``_orig_mod.`` and the like) is
+    understood, as is float16. Keys of the taken-off layer and of auxiliary heads are passed over.
+
+    Parameters
+    ----------
+    network : Module
+        Changed in place.
+    state : dict of str to Tensor
+        As `read_state_dict` gives it.
+    head : iterable of str
+        Names of the layers that were taken off.
+    source, backbone : str
+        How messages name the file and the network.
+
+    Raises
+    ------
+    WeightsError
+        Listing the keys that are missing, unknown or of another shape.
+    """
+    wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    state = {_OLD_DENSENET.sub(r"\1\2.", k): v for k, v in state.items()}
+    prefix = _shared_prefix(set(state), list(wanted))
+    given = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    passed_over = tuple(f"{name}." for name in head) + _AUXILIARY
+    given = {
+        k: v for k, v in given.items() if not k.startswith(passed_over) and not k.endswith("num_batches_tracked")
+    }
+    missing = [k for k in wanted if k not in given]
+    unknown = [k for k in given if k not in wanted]
+    misfits = [
+        f"{k} (file {tuple(given[k].shape)}, network {tuple(v.shape)})"
+        for k, v in wanted.items()
+        if k in given and given[k].shape != v.shape
+    ]
+    complaints = [
+        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for keys, what in ((missing, "keys are missing"), (unknown, "keys are unknown"), (misfits, "have another shape"))
+        if keys
+    ]
+    if complaints:
+        raise WeightsError(
+            f"{source} does not fit {backbone}: {'; '.join(complaints)}: name the network that it was saved from "
+            "with --backbone"
+        )
+    if not all(torch.isfinite(v).all() for v in given.values()):
+        raise WeightsError(f"{source} holds NaN or infinity: get the file anew")
+    network.load_state_dict({k: v.float() for k, v in given.items()}, strict=False)
+
+
+def in_order(state: StateDict, network: nn.Module, source: str) -> StateDict:
+    """Rename a state dict whose tensors come in the network's order under other names.
+
+    Raises
+    ------
+    WeightsError
+        If the shapes do not agree one by one.
+    """
+    names = network.state_dict()
+    if [tuple(v.shape) for v in state.values()] != [tuple(v.shape) for v in names.values()]:
+        raise WeightsError(f"{source} does not hold this network's tensors in order: reinstall the package")
+    return dict(zip(names, state.values(), strict=True))
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return ``sha256:`` and the digest of a network's parameters and buffers as little-endian float32.
+
+    Each tensor adds its name, its shape and its values, in the order of the names; BatchNorm's batch counters are
+    left out. So float16 and float32 files of the same values, or the same values with another last layer, give
+    the same digest.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _shared_prefix(have: set[str], wanted: list[str]) -> str:
+    """Return what must stand before the wanted keys so that most of them are found."""
+    if not wanted:
+        return ""
+    candidates = {""} | {k[: -len(w)] for w in (wanted[0], wanted[-1]) for k in have if k.endswith("." + w)}
+    return max(sorted(candidates), key=lambda prefix: sum(prefix + w in have for w in wanted))
