@@ -167,17 +167,31 @@ class FeatureStore:
             else:
                 chosen = self._choose_features(groups, features, view)
             rows = self._rows_of(view, split)
-            X = self._gather(chosen, view, rows)
+            paths = [view.paths[i] for i in rows.tolist()]
             return Samples(
-                X=X,
+                X=self._gather(chosen, view.digests[rows], paths),
                 y=view.targets[rows].astype(np.int32, copy=False),
                 classes=view.classes,
-                paths=[view.paths[i] for i in rows],
+                paths=paths,
                 digests=view.digests[rows],
                 spec=chosen[0].spec,
                 dataset=view.name,
                 split=split or "",
             )
+
+    def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
+        """Return the vectors of some contents, (n, dim), in the order asked for.
+
+        Raises
+        ------
+        StoreError
+            If there are no features of that spec, or not of every content.
+        """
+        with self._open() as parts:
+            groups = _groups(parts)
+            if fingerprint not in groups:
+                raise StoreError(f"{self.path} holds no features {fingerprint[:12]}: see `info {self.path}`")
+            return self._gather(groups[fingerprint], digests, [d.decode() for d in digests.tolist()])
 
     def splits(self, dataset: str | None = None) -> dict[str, int]:
         """Return how many pictures each split of an image set has; the key is empty where there is no split."""
@@ -227,6 +241,17 @@ class FeatureStore:
             raise StoreError(f"{self.path} holds no {what}, only {held(list(groups))}: extract them, or name one with --features")
         raise StoreError(f"{self.path} holds several features that fit: {held(found)}: name one with --features")
 
+    def check(self) -> None:
+        """Open every file of the store and close it again.
+
+        Raises
+        ------
+        MissingFile, StoreError, DamagedStore
+            If there is no store, or something else in its place.
+        """
+        with self._open():
+            pass
+
     def _rows_of(self, view: View, split: str | None) -> npt.NDArray[np.int64]:
         rows = np.arange(len(view.paths)) if split is None else np.flatnonzero(view.splits == split)
         if not len(rows):
@@ -237,19 +262,18 @@ class FeatureStore:
             )
         return rows.astype(np.int64)
 
-    def _gather(self, groups: list[FeatureGroup], view: View, rows: npt.NDArray[np.int64]) -> Vectors:
-        want = view.digests[rows]
+    def _gather(self, groups: list[FeatureGroup], want: Digests, names: list[str]) -> Vectors:
         located = [locate(group.digests, want) for group in groups]
-        part_of = np.full(len(rows), -1)
+        part_of = np.full(len(want), -1)
         for i in reversed(range(len(groups))):
             part_of[located[i] >= 0] = i
         if (part_of < 0).any():
             missing = np.flatnonzero(part_of < 0)
             raise StoreError(
-                f"{len(missing)} of {len(rows)} pictures of {view.name!r} have no features of {groups[0].spec.title} "
-                f"in {self.path} (the first is {view.paths[rows[missing[0]]]}): run `extract` on them with that backbone"
+                f"{len(missing)} of {len(want)} pictures have no features of {groups[0].spec.title} in {self.path} "
+                f"(the first is {names[missing[0]]}): run `extract` on them with that backbone"
             )
-        out = np.empty((len(rows), groups[0].dim), dtype=groups[0].dtype)
+        out = np.empty((len(want), groups[0].dim), dtype=groups[0].dtype)
         for i, group in enumerate(groups):
             mine = np.flatnonzero(part_of == i)
             if len(mine):

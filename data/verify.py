@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DamagedStore
+from data.errors import DamagedStore, StoreError
 from data.layout import FeatureGroup, Part
 from data.staging import staged_blocks
 from data.store import FeatureStore, locate
@@ -55,8 +55,8 @@ def verify_store(path: Path) -> Verdict:
         If there is no store.
     """
     store = FeatureStore(path)
-    with store._open():  # says what is missing, or what kind of file it is, before anything is counted
-        pass
+    if not store.exists():
+        store.check()  # says what is missing
     problems: list[str] = []
     blocks = rows = views = 0
     staged = staged_blocks(path)
@@ -69,7 +69,7 @@ def verify_store(path: Path) -> Verdict:
                     blocks += checked
                     rows += len(group)
                 views += len(part.views())
-        except DamagedStore as error:
+        except (DamagedStore, StoreError) as error:
             problems.append(str(error))
     missing: dict[str, int] = {}
     if not problems:

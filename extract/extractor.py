@@ -263,6 +263,7 @@ class _Run:
             "device": self.engine.device if self.engine else "none",
             "batch_size": self.engine.batch_size if self.engine else 0,
             "request": self.asked,
+            "weights_file": os.path.abspath(self.job.weights) if "sha256" in self.asked["weights"] else "",
             "versions": {"penult": VERSION, **{p: importlib.metadata.version(p) for p in _RECORDED}},
         }
         scanned, self.scanned = self.scanned, []

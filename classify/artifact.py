@@ -1,0 +1,176 @@
+"""A trained head as one safetensors file: arrays, and everything about it as JSON in the file's metadata."""
+
+import dataclasses
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from classify.heads import HEADS, Array, Floats, Head
+from classify.selection import Scaler, Training
+from data import VERSION
+from data.errors import HeadError, MissingFile, first_line
+from data.layout import Digests
+from data.spec import FeatureSpec
+from data.staging import disk_full_hint, write_atomically
+from data.store import Samples
+
+FORMAT_VERSION = 1
+_KEY = "penult_head"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedHead:
+    """A head with all it needs to classify new pictures.
+
+    Parameters
+    ----------
+    name : str
+        How tables call it: the file's name.
+    kind : str
+        Key of `HEADS`.
+    head : Head
+        Predicts indices into `classes` from standardised vectors.
+    scaler : Scaler
+        Of the training vectors.
+    classes : list of str
+        Names of the classes.
+    spec : FeatureSpec
+        What a vector must be.
+    info : dict
+        The rest of the metadata: parameters, scores, training set, request, versions.
+    train_keys : ndarray of shape (n_train,), uint64
+        The first 64 bits of each training picture's digest, to tell whether a picture was trained on.
+    """
+
+    name: str
+    kind: str
+    head: Head
+    scaler: Scaler
+    classes: list[str]
+    spec: FeatureSpec
+    info: dict[str, Any]
+    train_keys: npt.NDArray[np.uint64]
+
+    def predict_proba(self, X: Array) -> Floats:
+        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's spec."""
+        return self.head.predict_proba(self.scaler.transform(X))
+
+    def trained_on(self, digests: Digests) -> npt.NDArray[np.bool_]:
+        """Return which pictures were in the training set, (n,)."""
+        return np.isin(_keys(digests), self.train_keys)
+
+
+def save_head(path: Path, training: Training, samples: Samples, *, request: dict[str, Any], weights_file: str) -> None:
+    """Write a head; the same training gives the same bytes.
+
+    Parameters
+    ----------
+    path : Path
+        The file; an old one is replaced at once or not at all.
+    training : Training
+        The head and how it came about.
+    samples : Samples
+        What it was trained on.
+    request : dict
+        The command that the features came from (`extract.backbones.request`), so that `predict` can build the
+        network again.
+    weights_file : str
+        Where the weights lay if they were a file; a hint, which the digest in the spec checks.
+
+    Raises
+    ------
+    DiskFull
+        If it does not fit.
+    """
+    samples = samples.labelled()
+    info = {
+        "format": FORMAT_VERSION,
+        "kind": training.kind,
+        "params": training.head.get_params(),
+        "scale": training.head.scale_,
+        "classes": samples.classes,
+        "spec": json.loads(samples.spec.canonical_json()),
+        "fingerprint": samples.spec.fingerprint,
+        "trained_on": {
+            "dataset": samples.dataset,
+            "split": samples.split,
+            "n": len(samples),
+            "identity": training_identity(samples),
+        },
+        "selection": {
+            "tuned_on": training.tuned_on,
+            "folds": training.folds,
+            "seed": training.seed,
+            "cv_accuracy": training.cv_accuracy,
+            "candidates": [dataclasses.asdict(c) for c in training.candidates],
+        },
+        "request": request,
+        "weights_file": weights_file,
+        "versions": {"penult": VERSION, "scikit-learn": version("scikit-learn"), "numpy": version("numpy")},
+    }
+    arrays = {f"head.{name}": array for name, array in training.head.state().items()}
+    arrays["scaler.mean"] = training.scaler.mean
+    arrays["scaler.scale"] = training.scaler.scale
+    arrays["train_keys"] = np.sort(_keys(samples.digests))
+    content = save(arrays, metadata={_KEY: json.dumps(info, sort_keys=True)})
+    with disk_full_hint(path, len(content)):
+        write_atomically(path, content)
+
+
+def load_head(path: Path) -> TrainedHead:
+    """Read a head; nothing in the file is run.
+
+    Raises
+    ------
+    MissingFile
+        If there is no such file.
+    HeadError
+        If it is no head, is damaged, or is of a newer format.
+    """
+    if not path.is_file():
+        raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise HeadError(f"{path} is a safetensors file but not a head of Penult's: make one with `fit`")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        info = json.loads(metadata[_KEY])
+        if info["format"] > FORMAT_VERSION:
+            raise HeadError(f"{path} has format {info['format']}, this Penult reads up to {FORMAT_VERSION}: update Penult")
+        head = HEADS[info["kind"]](**info["params"])
+        state = {name[5:]: array for name, array in arrays.items() if name.startswith("head.")}
+        head.restore(state, len(info["classes"]), info["scale"])
+        return TrainedHead(
+            name=path.name,
+            kind=info["kind"],
+            head=head,
+            scaler=Scaler(arrays["scaler.mean"], arrays["scaler.scale"]),
+            classes=info["classes"],
+            spec=FeatureSpec.from_json(json.dumps(info["spec"])),
+            info=info,
+            train_keys=arrays["train_keys"],
+        )
+    except HeadError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
+
+
+def training_identity(samples: Samples) -> str:
+    """Return the SHA-256 of the training pictures' digests and class names, in order: what was learnt from."""
+    digest = hashlib.sha256()
+    for content, target in zip(samples.digests.tolist(), samples.y.tolist(), strict=True):
+        digest.update(content + b" " + samples.classes[target].encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _keys(digests: Digests) -> npt.NDArray[np.uint64]:
+    return np.array([int(d[:16], 16) for d in digests.tolist()], dtype=np.uint64)

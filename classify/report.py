@@ -1,0 +1,99 @@
+"""The tables that `fit` and `eval` print."""
+
+from rich.console import Console
+from rich.table import Table
+
+from classify.evaluate import Evaluation
+from classify.selection import Training
+from data.terminal import duration, printable
+
+# Above this many classes the confusion matrix is left to the JSON.
+_MATRIX_CLASSES = 12
+_WORST_CLASSES = 10
+
+
+def print_training(console: Console, training: Training, n_train: int, path: str) -> None:
+    """Print what was tried, what was chosen and where the head is."""
+    if len(training.candidates) > 1:
+        name = next(k for k, v in training.params.items() if len({str(c.params[k]) for c in training.candidates}) > 1)
+        source = {"cv": f"{training.folds}-fold cross-validation", "val": "val"}[training.tuned_on]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in (name, "accuracy", "log-loss", ""):
+            table.add_column(column, justify="left" if column == "" else "right")
+        for candidate in training.candidates:
+            chosen = candidate.params == training.params
+            row = (f"{candidate.params[name]:g}", f"{candidate.accuracy:.4f}", f"{candidate.log_loss:.4f}")
+            table.add_row(*row, f"chosen by {source}" if chosen else "", style="bold" if chosen else "")
+        console.print(table)
+    for note in training.notes:
+        console.print(f"note: {note}")
+    score = f", cross-validated accuracy {training.cv_accuracy:.4f}" if training.cv_accuracy is not None else ""
+    settings = ", ".join(f"{k} = {v}" for k, v in training.params.items())
+    console.print(
+        f"{training.kind}{f' ({settings})' if settings else ''} trained on {n_train} pictures "
+        f"in {duration(training.seconds)}{score}",
+    )
+    console.print(f"wrote {path}")
+
+
+def print_evaluation(console: Console, result: Evaluation) -> None:
+    """Print the ranking, what can be said of the differences, and the classes of the best head."""
+    for note in result.notes:
+        console.print(f"note: {note}")
+    console.print(
+        f"{result.split}: {result.n} pictures, {len(result.classes)} classes; in brackets 95% intervals"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right")
+    table.add_column("head", no_wrap=True)
+    for column in ("accuracy", "balanced", "macro-F1", "log-loss", "ECE"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rank, s in enumerate(result.heads, 1):
+        table.add_row(
+            str(rank),
+            printable(s.head),
+            _with(s.accuracy, s.accuracy_ci95),
+            _with(s.balanced_accuracy, s.balanced_accuracy_ci95),
+            _with(s.macro_f1, s.macro_f1_ci95),
+            _with(s.log_loss, s.log_loss_ci95),
+            f"{s.ece:.3f}",
+        )
+    console.print(table)
+    for s in result.heads:
+        for note in s.notes:
+            console.print(f"note: {s.head}: {note}")
+    for pair in result.pairs:
+        console.print(
+            f"{pair.a} against {pair.b}: {pair.verdict} (McNemar p = {pair.p_value:.3g}"
+            + (f", {pair.p_holm:.3g} over {len(result.pairs)} pairs)" if len(result.pairs) > 1 else ")"),
+        )
+    _print_classes(console, result)
+
+
+def _print_classes(console: Console, result: Evaluation) -> None:
+    best = result.heads[0]
+    rows = [row for row in best.per_class if row["support"]]
+    worst = sorted(rows, key=lambda row: row["f1"] or 0.0)[:_WORST_CLASSES] if len(rows) > _MATRIX_CLASSES else rows
+    title = f"{best.head}, by class" + (f" (the {len(worst)} hardest of {len(rows)})" if len(worst) < len(rows) else "")
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
+    table.add_column("class")
+    for column in ("precision", "recall", "pictures"):
+        table.add_column(column, justify="right")
+    small = len(result.classes) <= _MATRIX_CLASSES
+    if small:
+        for name in result.classes:
+            table.add_column(f"as {printable(name)[:9]}", justify="right", style="dim")
+    for row in worst:
+        i = result.classes.index(row["class"])
+        counts = [str(c) if c else "." for c in best.confusion_matrix[i]] if small else []
+        table.add_row(printable(row["class"]), _share(row["precision"]), _share(row["recall"]), str(row["support"]), *counts)
+    console.print(table)
+
+
+def _with(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

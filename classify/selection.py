@@ -1,0 +1,303 @@
+"""Training a head honestly: standardisation, the choice of regularisation, calibration; test is never seen."""
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from joblib import Parallel, delayed
+from scipy.optimize import minimize_scalar
+from sklearn.exceptions import ConvergenceWarning
+
+from classify.heads import HEADS, Array, Floats, Head, softmax
+from data.errors import HeadError
+from data.store import Samples
+
+TUNE = ("cv", "val", "none")
+_FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaler:
+    """Column means and deviations of the training vectors, (d,) float32 each; constant columns divide by one."""
+
+    mean: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, X: Array) -> "Scaler":
+        """Measure the columns of X, (n, d)."""
+        mean = X.mean(axis=0, dtype=np.float64)
+        scale = X.std(axis=0, dtype=np.float64)
+        scale[scale < 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0
+        scale[scale == 0] = 1.0
+        return cls(mean.astype(np.float32), scale.astype(np.float32))
+
+    def transform(self, X: Array) -> npt.NDArray[np.float32]:
+        """Return X, (n, d), with zero mean and unit deviation of the training columns."""
+        return (X.astype(np.float32, copy=False) - self.mean) / self.scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One setting that was tried: its parameters, and its accuracy and log-loss on held-out pictures."""
+
+    params: dict[str, Any]
+    accuracy: float
+    log_loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A trained head and how it came about.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `classify.heads.HEADS`.
+    head : Head
+        Fitted on the standardised training vectors.
+    scaler : Scaler
+        The standardisation.
+    params : dict
+        The chosen parameters.
+    candidates : list of Candidate
+        Everything that was tried.
+    cv_accuracy : float or None
+        Accuracy over all held-out folds at the chosen parameters; None where val chose.
+    tuned_on : str
+        ``cv``, ``val`` or ``none``.
+    folds, seed : int
+        Of the cross-validation.
+    seconds : float
+        Wall time.
+    notes : list of str
+        What a user would want to know.
+    """
+
+    kind: str
+    head: Head
+    scaler: Scaler
+    params: dict[str, Any]
+    candidates: list[Candidate]
+    cv_accuracy: float | None
+    tuned_on: str
+    folds: int
+    seed: int
+    seconds: float
+    notes: list[str]
+
+
+def train(
+    kind: str,
+    samples: Samples,
+    *,
+    tune: str = "cv",
+    val: Samples | None = None,
+    params: dict[str, Any] | None = None,
+    class_weight: str | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Training:
+    """Train a head on a split, with its regularisation chosen by cross-validation on that split alone.
+
+    Of equal accuracies the lower log-loss wins, and of equal log-losses the stronger regularisation. Scores that
+    are no log-odds get a factor, fitted on the held-out scores of the chosen setting, that turns them into
+    probabilities.
+
+    Parameters
+    ----------
+    kind : str
+        Key of `HEADS`.
+    samples : Samples
+        The training pictures; those without a label are left out.
+    tune : str
+        ``cv``: five stratified folds; ``val``: train on `samples` and choose on `val`; ``none``: the head's
+        default parameters, with the folds only to measure them.
+    val : Samples, optional
+        For ``val``.
+    params : dict, optional
+        Parameters to set rather than choose.
+    class_weight : str, optional
+        ``balanced``: each class weighs the same whatever its size.
+    seed : int
+        Of the folds and of the head's own randomness.
+    on_progress : callable, optional
+        Called with the number of fits done and in all.
+
+    Returns
+    -------
+    Training
+
+    Raises
+    ------
+    HeadError
+        If a class has no training picture, there is only one class, or a parameter is unknown.
+    """
+    start = time.perf_counter()
+    samples = samples.labelled()
+    _check_classes(samples)
+    fixed = dict(params or {})
+    grid = _grid(kind, fixed, tune)
+    X = samples.X.astype(np.float32, copy=False)
+    y, n_classes = samples.y, len(samples.classes)
+    if tune == "val":
+        if val is None or not len(val.labelled()):
+            raise HeadError("--tune val needs labelled pictures in a split named val: use --tune cv")
+        val = val.labelled()
+        held = [(np.arange(len(y)), (val.X.astype(np.float32, copy=False), val.y))]
+        n_folds = 0
+    else:
+        folds = stratified_folds(y, samples.digests, _FOLDS, seed)
+        n_folds = int(folds.max()) + 1
+        held = [(np.flatnonzero(folds != f), (X[folds == f], y[folds == f])) for f in range(n_folds)]
+        if not held:  # one picture of each class: nothing can be held out
+            grid = _grid(kind, fixed, "none")
+    made = [lambda p=p: HEADS[kind](**p, class_weight=class_weight, random_state=seed) for p in grid]
+    total, done = len(held) * len(grid) + 1, 0
+
+    def scored(rows: Array, outside: tuple[Array, Array], scaler: Scaler, make: Callable[[], Head]) -> Floats:
+        head = make().fit(scaler.transform(X[rows]), y[rows])
+        scores = head.scores(scaler.transform(outside[0]))
+        if scores.shape[1] == n_classes:
+            return scores
+        # a class whose every picture is held out, being a copy of another class's: last in every row
+        full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
+        full[:, head.classes_] = scores
+        return full
+
+    outputs: list[list[Floats]] = [[] for _ in grid]
+    truths: list[Array] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
+        for rows, outside in held:
+            scaler = Scaler.fit(X[rows])
+            jobs = (delayed(scored)(rows, outside, scaler, make) for make in made)
+            for i, scores in enumerate(Parallel(n_jobs=2, prefer="threads")(jobs)):
+                outputs[i].append(scores)
+                done += 1
+                if on_progress:
+                    on_progress(done, total)
+            truths.append(outside[1])
+        truth = np.concatenate(truths) if truths else np.empty(0, dtype=np.int32)
+        calibrated = HEADS[kind].calibrated
+        candidates, scales = [], []
+        for choice, parts in zip(grid, outputs, strict=True):
+            scores = np.concatenate(parts) if parts else np.empty((0, n_classes))
+            scale = 1.0 if calibrated or not len(scores) else fit_scale(scores, truth)
+            accuracy = float((scores.argmax(axis=1) == truth).mean()) if len(truth) else float("nan")
+            candidates.append(Candidate(choice, accuracy, log_loss(softmax(scale * scores), truth)))
+            scales.append(scale)
+        best = min(range(len(grid)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i)) if len(truth) else 0
+        scaler = Scaler.fit(X)
+        head = made[best]().fit(scaler.transform(X), y)
+    head.scale_ = scales[best]
+    notes = [] if head.converged_ else [f"the solver of {kind} stopped before it had converged"]
+    if len(grid) > 1 and best == len(grid) - 1:
+        setting = ", ".join(f"{k} = {v}" for k, v in grid[best].items())
+        notes.append(f"the weakest regularisation that was tried won ({setting}); --param sets one beyond it")
+    if on_progress:
+        on_progress(total, total)
+    return Training(
+        kind=kind,
+        head=head,
+        scaler=scaler,
+        params=grid[best],
+        candidates=candidates,
+        cv_accuracy=None if tune == "val" or not len(truth) else candidates[best].accuracy,
+        tuned_on=tune,
+        folds=n_folds,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        notes=notes,
+    )
+
+
+def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Deal the pictures of each class over folds; copies of one content go to one fold.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels.
+    digests : ndarray of shape (n,)
+        Contents.
+    n_folds : int
+        At most; a class's distinct contents limit it for no other class.
+    seed : int
+        Of the shuffle.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Fold of each picture; -1 for the only content of its class, which always trains.
+    """
+    rng = np.random.default_rng(seed)
+    fold = np.full(len(y), -1, dtype=np.int64)
+    _, content = np.unique(digests, return_inverse=True)
+    fold_of: dict[int, int] = {}
+    offset = 0
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        contents = [int(c) for c in rng.permutation(np.unique(content[rows])) if int(c) not in fold_of]
+        if len(contents) > 1:
+            for i, c in enumerate(contents):
+                fold_of[c] = (offset + i) % n_folds
+            offset += len(contents)  # so that small classes do not all fall into the first folds
+    for row, c in enumerate(content.tolist()):
+        fold[row] = fold_of.get(c, -1)
+    used = np.unique(fold[fold >= 0])
+    return np.where(fold >= 0, np.searchsorted(used, fold), -1)
+
+
+def fit_scale(scores: Floats, y: Array) -> float:
+    """Return the factor on held-out scores, (n, k), that gives the lowest log-loss of their softmax.
+
+    Temperature scaling (Guo et al. 2017, arXiv:1706.04599): it moves no decision.
+    """
+    spread = max(float(np.abs(scores - scores.max(axis=1, keepdims=True)).mean()), 1e-12)
+    found = minimize_scalar(
+        lambda log_scale: log_loss(softmax(np.exp(log_scale) / spread * scores), y), bounds=(-7, 7), method="bounded"
+    )
+    return float(np.exp(found.x) / spread)
+
+
+def log_loss(probabilities: Floats, y: Array) -> float:
+    """Return the mean negative log-likelihood, in nats; a probability below 1e-15 counts as 1e-15."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-15)).mean()) if len(y) else float("nan")
+
+
+def _grid(kind: str, fixed: dict[str, Any], tune: str) -> list[dict[str, Any]]:
+    if kind not in HEADS:
+        raise HeadError(f"no head {kind!r}: choose one of {', '.join(HEADS)}")
+    if tune not in TUNE:
+        raise HeadError(f"no way to tune {tune!r}: choose one of {', '.join(TUNE)}")
+    known = HEADS[kind]().get_params()
+    for name in fixed:
+        if name not in known or name in ("class_weight", "random_state"):
+            names = ", ".join(k for k in known if k not in ("class_weight", "random_state")) or "none"
+            raise HeadError(f"head {kind} has no parameter {name!r}, only: {names}")
+    free = {name: values for name, values in HEADS[kind].grid.items() if name not in fixed}
+    if tune == "none" or not free:
+        return [{**fixed, **{name: known[name] for name in free}}]
+    ((name, values),) = free.items()
+    return [{**fixed, name: value} for value in values]
+
+
+def _check_classes(samples: Samples) -> None:
+    where = f"split {samples.split!r}" if samples.split else "the image set"
+    if not len(samples):
+        raise HeadError(f"no picture of {where} has a label: give each class a folder, or a label column in the manifest")
+    if len(samples.classes) < 2:
+        raise HeadError(
+            f"the image set {samples.dataset!r} has one class ({samples.classes[0]}): a head needs at least two"
+        )
+    absent = [samples.classes[i] for i in sorted(set(range(len(samples.classes))) - set(samples.y.tolist()))]
+    if absent:
+        raise HeadError(
+            f"{where} has no picture of {', '.join(map(repr, absent[:5]))}{' and more' if len(absent) > 5 else ''}: add some, "
+            "take the class out of the other splits too, or split anew with `extract ... --test-fraction 0.2`"
+        )

@@ -1,0 +1,106 @@
+"""What both stages show on a terminal: the console, progress as a bar or as plain lines, small formats."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Without a terminal a line every so often is enough to see that it lives; in seconds.
+_LINE_EVERY = 10.0
+
+
+class ProgressDisplay:
+    """Progress with rate, remaining time and skipped count: a bar on a terminal, plain lines elsewhere.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where to draw.
+    what : str
+        What is being counted, such as ``pictures``.
+    """
+
+    def __init__(self, console: "Console", what: str) -> None:
+        self.console = console
+        self.what = what
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._start = self._last_line = time.monotonic()
+        self._first: int | None = None
+        self._bar = None
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.completed}/{task.total} " + self.what),
+                BarColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+                TextColumn("{task.fields[skipped]}"),
+                console=self.console,
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=None, rate="", skipped="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, total: int, skipped: int = 0) -> None:
+        """Show that `done` of `total` are done."""
+        if self._first is None:  # what was known before takes no time and must not count in the rate
+            self._first = done
+        now = time.monotonic()
+        rate = (done - self._first) / max(now - self._start, 1e-9)
+        if self._bar is not None:
+            shown = f"{rate:,.1f}/s" if done > self._first else ""
+            self._bar.update(
+                self._task, completed=done, total=total, rate=shown, skipped=f"{skipped} skipped" if skipped else ""
+            )
+        elif now - self._last_line >= _LINE_EVERY and done < total and rate > 0:
+            self._last_line = now
+            left = duration((total - done) / rate)
+            tail = f", {skipped} skipped" if skipped else ""
+            self.console.print(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words of one unit or two.
+
+    Examples
+    --------
+    >>> duration(0.25), duration(75), duration(7300)
+    ('0.25 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(nbytes: float) -> str:
+    """Return a number of bytes in the unit that fits.
+
+    Examples
+    --------
+    >>> size(512), size(2_735_915)
+    ('512 bytes', '2.7 MB')
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:,.1f} {unit}"
+    return f"{nbytes:.0f} bytes"
+
+
+def printable(text: str) -> str:
+    """Return a path or label as it can be printed: bytes that are no UTF-8, and control characters, as escapes."""
+    return "".join(
+        c if c.isprintable() else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
+        for c in text
+    )

@@ -1,0 +1,85 @@
+"""Extracting a random sample of a store again, to see that its features are what they claim to be."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from data.store import FeatureStore
+from extract.embed import embed, reopen_backbone
+
+# Relative deviation that another machine, batch size or library version explains; float16 rounds to 1/2048.
+_TOLERANCE = {"float32": 1e-3, "float16": 2e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recheck:
+    """How far freshly computed features of one spec are from the stored ones.
+
+    Parameters
+    ----------
+    spec : str
+        Its title.
+    checked, changed : int
+        Pictures compared; pictures whose file is gone or has another content now.
+    largest_deviation, tolerance : float
+        Largest |new - stored| / |stored| (Euclidean) over the sample, and what is allowed.
+    """
+
+    spec: str
+    checked: int
+    changed: int
+    largest_deviation: float
+    tolerance: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether the sample is within the tolerance."""
+        return self.largest_deviation <= self.tolerance
+
+
+def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str = "auto") -> list[Recheck]:
+    """Extract `n` random pictures of each spec again and compare.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    n : int
+        Pictures of each spec, as far as their files can be found.
+    seed : int
+        Of the sample.
+    weights : str
+        Weights file, where the stored place is no longer right.
+    device : str
+        As for `extract.engines.choose_device`.
+
+    Raises
+    ------
+    WeightsError, FingerprintMismatch, MissingDependency
+        If the network cannot be built again.
+    """
+    store = FeatureStore(path)
+    rng = np.random.default_rng(seed)
+    results = []
+    for fingerprint, info in store.features().items():
+        held = set(store.digests(fingerprint).tolist())
+        places = {  # one file for each content
+            digest: Path(view.root) / name
+            for view in store.views().values()
+            for name, digest in zip(view.paths, view.digests.tolist(), strict=True)
+            if digest in held
+        }
+        if not info.requests or not places:
+            continue
+        chosen = [list(places.items())[i] for i in rng.permutation(len(places))[:n]]
+        hint = weights or next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
+        backbone = reopen_backbone(info.requests[0], info.spec, hint, str(path))
+        indices, vectors, digests, _ = embed([file for _, file in chosen], backbone, device=device)
+        same = [j for j, i in enumerate(indices) if digests[j] == chosen[i][0]]
+        stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)
+        off = np.linalg.norm(vectors[same] - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12) if same else np.zeros(0)
+        results.append(
+            Recheck(info.spec.title, len(same), len(chosen) - len(same), float(off.max(initial=0.0)), _TOLERANCE[info.dtype])
+        )
+    return results

@@ -1,0 +1,579 @@
+"""The command line: verbs, arguments, tables and exit codes. A stage is imported inside its verb alone.
+
+Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and resumable.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from classify.artifact import TrainedHead
+
+_OURS = ("data", "extract", "classify", "finetune")
+_HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    arguments = build_parser().parse_args(argv)
+    foreign = _foreign_package()
+    if foreign:
+        print(f"penult: error: {foreign}", file=sys.stderr)
+        return 1
+    from data.errors import PenultError
+
+    try:
+        result, code = arguments.run(arguments, _console(arguments))
+        if arguments.json is not None:
+            _write_json(arguments.json, result)
+        return int(code)
+    except KeyboardInterrupt as error:
+        print(f"\npenult: {error if str(error) else 'interrupted; nothing was published'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `penult info STORE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except PenultError as error:
+        message = str(error)
+        if arguments.debug:
+            raise
+    except OSError as error:
+        message = f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": ")
+        if arguments.debug:
+            raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}: this is a defect of Penult; run again with --debug to see where"
+        if arguments.debug:
+            raise
+    print(f"penult: error: {message}", file=sys.stderr)
+    return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="penult",
+        description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
+        "honest classifiers on them in seconds.",
+        epilog="Start with `penult demo`, or: penult extract PICTURES -o features.h5, penult fit features.h5 --head lr "
+        "-o lr.head, penult eval lr.head features.h5",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    extract = _verb(verbs, "extract", run_extract, "run a frozen network over pictures, once, into a store")
+    extract.add_argument(
+        "images",
+        metavar="IMAGES",
+        help="folder with a folder for each class, with or without train/ val/ test/ above them; or a CSV file "
+        "with the columns path,label[,split]",
+    )
+    extract.add_argument("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
+    extract.add_argument(
+        "--backbone",
+        default="efficientnet_lite0",
+        metavar="NAME",
+        help="any torchvision or timm classification network (default: %(default)s, whose weights need no download)",
+    )
+    extract.add_argument(
+        "--weights", default="default", metavar="FILE|default|random", help="state dict (.pth, .safetensors), the network's own, or none"
+    )
+    extract.add_argument("--layer", default="penultimate", choices=("penultimate",), help="which layer's output (default: %(default)s)")
+    extract.add_argument("--engine", default="auto", choices=("auto", "torch"), help="what runs the network (default: %(default)s)")
+    extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    extract.add_argument("--name", help="name of the image set in the store (default: the folder's)")
+    extract.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="how features are stored (default: %(default)s)")
+    splits = extract.add_argument_group("splits (a set that brings none gets 20%% of each class as test)")
+    splits.add_argument("--test-fraction", type=float, metavar="F", help="split anew: share of each class for test")
+    splits.add_argument("--val-fraction", type=float, metavar="F", help="share of each class for val")
+    splits.add_argument("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
+    pixels = extract.add_argument_group("preprocessing (default: the network's own)")
+    pixels.add_argument("--input-size", type=int, metavar="PX", help="side of the square that the network sees")
+    pixels.add_argument("--resize", type=int, metavar="PX", help="shorter side before the crop")
+    pixels.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"))
+    pixels.add_argument("--mean", type=float, nargs="+", metavar="M", help="one number or three")
+    pixels.add_argument("--std", type=float, nargs="+", metavar="S", help="one number or three")
+    running = extract.add_argument_group("running")
+    running.add_argument("--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU")
+    running.add_argument("--workers", type=_positive, default=0, metavar="N", help="threads that read and decode (default: one a core, up to 8)")
+    running.add_argument("--rehash", action="store_true", help="read every file again, whatever its size and time say")
+    running.add_argument("--strict", action="store_true", help="fail on the first picture that cannot be read")
+    running.add_argument("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
+
+    fit = _verb(verbs, "fit", run_fit, "train a classifier on stored features")
+    fit.add_argument("store", metavar="STORE")
+    fit.add_argument("--head", required=True, choices=_HEADS, help="kind of classifier")
+    fit.add_argument("-o", "--output", metavar="HEAD", required=True, help="file to write the head to")
+    fit.add_argument("--split", default="train", help="what to train on (default: %(default)s)")
+    fit.add_argument(
+        "--tune",
+        default="cv",
+        choices=("cv", "val", "none"),
+        help="choose the regularisation by 5-fold cross-validation on the training split, by the val split, or not (default: %(default)s)",
+    )
+    fit.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, instead of choosing it")
+    fit.add_argument("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    fit.add_argument("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
+    _which(fit, features=True)
+
+    evaluate = _verb(verbs, "eval", run_eval, "measure heads on a split and rank them")
+    evaluate.add_argument("heads", metavar="HEAD", nargs="+")
+    evaluate.add_argument("store", metavar="STORE")
+    evaluate.add_argument("--split", help="what to measure on (default: test, or val where there is no test)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    _which(evaluate, features=False)
+
+    predict = _verb(verbs, "predict", run_predict, "classify new pictures")
+    predict.add_argument("head", metavar="HEAD")
+    predict.add_argument("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
+    predict.add_argument("--weights", default="", metavar="FILE", help="weights file of the network, if it has moved")
+    predict.add_argument("--engine", default="auto", choices=("auto", "torch"))
+    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
+    predict.add_argument("--batch-size", type=_positive, default=0, metavar="N")
+    predict.add_argument("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
+
+    info = _verb(verbs, "info", run_info, "show what a store holds")
+    info.add_argument("store", metavar="STORE")
+
+    verify = _verb(verbs, "verify", run_verify, "check every checksum of a store, and a sample of its features")
+    verify.add_argument("store", metavar="STORE")
+    verify.add_argument("--sample", type=int, metavar="N", help="pictures of each network to extract again (default: 8 where torch is installed)")
+    verify.add_argument("--weights", default="", metavar="FILE", help="weights file of the network, if it has moved")
+    verify.add_argument("--device", default="auto")
+    verify.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+
+    demo = _verb(verbs, "demo", run_demo, "do all of it on 1,797 small pictures of digits")
+    demo.add_argument("-o", "--output", metavar="FOLDER", default="penult-demo", help="where to (default: %(default)s)")
+    return parser
+
+
+Result = tuple[dict[str, Any], int]
+
+
+def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `extract`."""
+    from data.images import open_images
+    from data.splits import SplitRule
+    from data.terminal import ProgressDisplay, printable
+    from extract.backbones import Options
+    from extract.extractor import Extractor
+
+    store = Path(arguments.output)
+    if arguments.output.endswith(os.sep):
+        store.mkdir(parents=True, exist_ok=True)
+    else:
+        store.parent.mkdir(parents=True, exist_ok=True)
+    images = open_images(arguments.images, arguments.name)
+    asked = (arguments.test_fraction, arguments.val_fraction, arguments.split_seed)
+    split = None
+    if any(value is not None for value in asked):
+        default = SplitRule()
+        split = SplitRule(*(d if v is None else v for v, d in zip(asked, (default.test_fraction, 0.0, 0), strict=True)))
+    with ProgressDisplay(console, "pictures") as display:
+        result = Extractor(
+            images,
+            store,
+            backbone=arguments.backbone,
+            weights=arguments.weights,
+            options=Options(
+                arguments.input_size,
+                arguments.resize,
+                arguments.interpolation,
+                tuple(arguments.mean) if arguments.mean else None,
+                tuple(arguments.std) if arguments.std else None,
+            ),
+            seed=arguments.seed,
+            engine=arguments.engine,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            dtype=arguments.dtype,
+            split=split,
+            rehash=arguments.rehash,
+            strict=arguments.strict,
+            on_progress=lambda p: display.update(p.done, p.total, p.skipped),
+        ).run()
+    for skipped in result.skipped[:10]:
+        console.print(f"skipped {printable(skipped.path)}: {printable(skipped.reason)}")
+    if len(result.skipped) > 10:
+        console.print(f"... and {len(result.skipped) - 10} more (all of them: penult info {store} --json -)")
+    for note in result.notes:
+        console.print(f"note: {note}")
+    _print_extraction(console, result, store)
+    skipped_json = [{"path": s.path, "reason": s.reason} for s in result.skipped]
+    return {**vars(result), "skipped": skipped_json}, 0
+
+
+def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `fit`."""
+    from classify.artifact import save_head
+    from classify.report import print_training
+    from classify.selection import train
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+
+    store = FeatureStore(arguments.store)
+    samples = store.load(arguments.split, dataset=arguments.dataset, features=arguments.features)
+    val = None
+    if arguments.tune == "val":
+        val = store.load("val", dataset=samples.dataset, spec=samples.spec)
+    with ProgressDisplay(console, "fits") as display:
+        training = train(
+            arguments.head,
+            samples,
+            tune=arguments.tune,
+            val=val,
+            params=_parameters(arguments.param),
+            class_weight=arguments.class_weight,
+            seed=arguments.seed,
+            on_progress=display.update,
+        )
+    info = store.features()[samples.spec.fingerprint]
+    weights_file = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
+    output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_head(output, training, samples, request=info.requests[0] if info.requests else {}, weights_file=weights_file)
+    n_train = len(samples.labelled())
+    print_training(console, training, n_train, str(output))
+    return {
+        "head": str(output),
+        "kind": training.kind,
+        "params": training.params,
+        "cv_accuracy": training.cv_accuracy,
+        "tuned_on": training.tuned_on,
+        "candidates": [vars(candidate) for candidate in training.candidates],
+        "n_train": n_train,
+        "seconds": round(training.seconds, 3),
+        "notes": training.notes,
+    }, 0
+
+
+def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `eval`."""
+    from classify.artifact import load_head
+    from classify.evaluate import evaluate
+    from classify.report import print_evaluation
+    from data.store import FeatureStore
+
+    heads = [load_head(Path(path)) for path in arguments.heads]
+    result = evaluate(heads, FeatureStore(arguments.store), arguments.split, dataset=arguments.dataset, seed=arguments.seed)
+    print_evaluation(console, result)
+    return result.as_json(), 0
+
+
+def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `predict`."""
+    from classify.artifact import load_head
+    from data.images import open_images
+    from data.terminal import ProgressDisplay, printable
+    from extract.embed import embed, reopen_backbone
+
+    head = load_head(Path(arguments.head))
+    names: list[str] = []
+    for source in arguments.images:
+        images = open_images(source)
+        above = Path(source) if Path(source).is_dir() else Path(source).parent
+        names += [str(above / path) for path in images.paths]
+    weights = arguments.weights or head.info["weights_file"]
+    backbone = reopen_backbone(head.info["request"], head.spec, weights, f"head {head.name}")
+    with ProgressDisplay(console, "pictures") as display:
+        indices, vectors, _, skipped = embed(
+            [Path(name) for name in names],
+            backbone,
+            engine=arguments.engine,
+            device=arguments.device,
+            batch_size=arguments.batch_size,
+            on_progress=display.update,
+        )
+    probabilities = head.predict_proba(vectors).tolist() if len(indices) else []
+    predictions = [
+        {
+            "path": names[i],
+            "label": head.classes[max(range(len(p)), key=p.__getitem__)],
+            "probability": max(p),
+            "probabilities": dict(zip(head.classes, p, strict=True)),
+        }
+        for i, p in zip(indices.tolist(), probabilities, strict=True)
+    ]
+    if arguments.csv:
+        _write_csv(arguments.csv, predictions, head)
+    if arguments.csv != "-":
+        _print_predictions(console, predictions)
+    for item in skipped:
+        console.print(f"skipped {printable(item.path)}: {printable(item.reason)}")
+    return {
+        "predictions": predictions,
+        "skipped": [{"path": s.path, "reason": s.reason} for s in skipped],
+    }, 0 if predictions else 1
+
+
+def run_info(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `info`."""
+    from data.staging import staged_blocks
+    from data.store import FeatureStore
+
+    store = FeatureStore(arguments.store)
+    features, views = store.features(), store.views()
+    result = {
+        "path": str(store.path),
+        "files": len(store.part_paths()),
+        "bytes": sum(path.stat().st_size for path in store.part_paths()),
+        "staged_blocks": len(staged_blocks(store.path)),
+        "features": [
+            {
+                "fingerprint": fingerprint,
+                "spec": json.loads(item.spec.canonical_json()),
+                "rows": item.rows,
+                "dim": item.dim,
+                "dtype": item.dtype,
+                "provenance": item.provenance,
+            }
+            for fingerprint, item in features.items()
+        ],
+        "datasets": [
+            {
+                "name": view.name,
+                "root": view.root,
+                "images": len(view.paths),
+                "classes": view.classes,
+                "splits": store.splits(view.name),
+                "split_rule": view.split_rule,
+                "duplicates": len(view.paths) - len(set(view.digests.tolist())),
+                "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
+            }
+            for view in views.values()
+        ],
+    }
+    _print_info(console, result)
+    return result, 0
+
+
+def run_verify(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `verify`."""
+    from data.verify import verify_store
+
+    path = Path(arguments.store)
+    verdict = verify_store(path)
+    problems = list(verdict.problems)
+    console.print(
+        f"{verdict.files} files, {verdict.views} image sets, {verdict.rows} vectors in {verdict.blocks} blocks: "
+        + (f"{len(problems)} problems" if problems else "every checksum is right")
+    )
+    for where, lacking in verdict.missing.items():
+        console.print(f"note: {lacking} pictures of {where} have no vector")
+    rechecks: list[dict[str, Any]] = []
+    torch_is_there = importlib.util.find_spec("torch") is not None
+    wanted = arguments.sample if arguments.sample is not None else 8 if torch_is_there else 0
+    if wanted and not problems:
+        from data.errors import MissingDependency, WeightsError
+        from extract.recheck import recheck
+
+        try:
+            for check in recheck(path, wanted, seed=arguments.seed, weights=arguments.weights, device=arguments.device):
+                gone = f", {check.changed} files are gone or changed" if check.changed else ""
+                console.print(
+                    f"{check.spec}: {check.checked} pictures extracted again, largest deviation "
+                    f"{check.largest_deviation:.1e} (allowed {check.tolerance:.0e}){gone}"
+                )
+                rechecks.append({**vars(check), "sound": check.sound})
+                if not check.sound:
+                    problems.append(f"{check.spec}: features extracted again differ by {check.largest_deviation:.1e}")
+        except (WeightsError, MissingDependency) as error:
+            if arguments.sample is not None:
+                raise
+            console.print(f"note: no sample was extracted again: {error}")
+    for problem in problems:
+        print(f"penult: error: {problem}", file=sys.stderr)
+    return {**vars(verdict), "problems": problems, "rechecks": rechecks}, 1 if problems else 0
+
+
+def run_demo(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `demo`."""
+    from classify.digits import write_digits
+
+    folder = Path(arguments.output)
+    n = write_digits(folder / "digits")
+    console.print(f"{n} pictures of handwritten digits are in {folder / 'digits'}")
+    store = str(folder / "features.h5")
+    heads = [str(folder / f"{kind}.head") for kind in ("lr", "svm", "mlp")]
+    commands = [["extract", str(folder / "digits"), "-o", store]]
+    commands += [["fit", store, "--head", Path(head).stem, "-o", head] for head in heads]
+    commands += [["eval", *heads, store], ["predict", heads[0], *(str(folder / "digits/test" / f"{d}/007.png") for d in (3, 5, 8))]]
+    results = []
+    for command in commands:
+        console.print(f"\n$ penult {' '.join(command)}", style="bold")
+        parsed = build_parser().parse_args(command)
+        result, code = parsed.run(parsed, console)
+        results.append({"command": command, "result": result})
+        if code:
+            return {"commands": results}, code
+    return {"commands": results}, 0
+
+
+def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(run=run)
+    common = parser.add_argument_group("common")
+    common.add_argument("--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)")
+    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser
+
+
+def _which(parser: argparse.ArgumentParser, features: bool) -> None:
+    parser.add_argument("--dataset", metavar="NAME", help="image set, where the store has several")
+    if features:
+        parser.add_argument("--features", metavar="NAME", help="network or fingerprint, where the store has several")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value
+
+
+def _parameters(pairs: list[str]) -> dict[str, Any]:
+    from data.errors import HeadError
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise HeadError(f"--param takes NAME=VALUE, such as C=0.01: got {pair!r}")
+        try:
+            values[name] = int(text) if text.lstrip("-").isdigit() and name != "C" else float(text)
+        except ValueError:
+            values[name] = text
+    return values
+
+
+def _foreign_package() -> str:
+    """Say which package of ours is shadowed by another of the same name, if one is."""
+    here = Path(__file__).resolve().parent
+    for name in _OURS:
+        found = importlib.util.find_spec(name)
+        places = [Path(p).resolve() for p in (found.submodule_search_locations or [])] if found else []
+        if here / name not in places:
+            where = found.origin or str(places[0]) if found and (found.origin or places) else "nowhere"
+            return (
+                f"the package {name!r} comes from {where}, not from {here / name}: another package has the same "
+                "name; install Penult into an environment of its own"
+            )
+    return ""
+
+
+def _console(arguments: argparse.Namespace) -> "Console":
+    from rich.console import Console
+
+    # standard output belongs to the JSON or CSV where it was asked for
+    busy = arguments.json == "-" or getattr(arguments, "csv", None) == "-"
+    console = Console(stderr=busy, markup=False, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(stderr=busy, markup=False, highlight=False, width=160)
+    return console
+
+
+def _write_json(target: str, result: dict[str, Any]) -> None:
+    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Return a result as JSON can say it: NaN becomes null, undecodable file names get escapes."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _write_csv(target: str, predictions: list[dict[str, Any]], head: "TrainedHead") -> None:
+    import contextlib
+    import csv
+
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout
+        if target != "-":
+            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8", errors="surrogateescape"))
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "probability", *head.classes])
+        for p in predictions:
+            shares = (f"{p['probabilities'][c]:.6f}" for c in head.classes)
+            writer.writerow([p["path"], p["label"], f"{p['probability']:.6f}", *shares])
+
+
+def _print_extraction(console: "Console", result: Any, store: Path) -> None:
+    from data.terminal import duration
+
+    parts = [f"{result.extracted} extracted", f"{result.reused} reused"]
+    parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
+    rate = f", {result.images_per_second:,.0f} pictures/s" if result.extracted else ""
+    console.print(f"{result.images} pictures: {', '.join(parts)} in {duration(result.seconds)}{rate}")
+    splits = ", ".join(f"{name or 'no split'} {n}" for name, n in result.splits.items())
+    if result.published:
+        console.print(f"wrote {store}: {result.dim} features a picture ({result.fingerprint[:12]}); {splits}")
+    else:
+        console.print(f"{store} holds all of it already; {splits}")
+
+
+def _print_predictions(console: "Console", predictions: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from data.terminal import printable
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("path", "label", "probability", "next best"):
+        table.add_column(column, justify="right" if column == "probability" else "left")
+    for p in predictions:
+        others = sorted(((v, k) for k, v in p["probabilities"].items() if k != p["label"]), reverse=True)
+        second = f"{printable(others[0][1])} {others[0][0]:.3f}" if others else ""
+        table.add_row(printable(p["path"]), printable(p["label"]), f"{p['probability']:.3f}", second)
+    console.print(table)
+
+
+def _print_info(console: "Console", result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from data.terminal import printable, size
+
+    files = f" in {result['files']} files" if result["files"] > 1 else ""
+    console.print(f"{result['path']}: {size(result['bytes'])}{files}")
+    if result["staged_blocks"]:
+        console.print(f"note: {result['staged_blocks']} blocks of an unfinished extraction wait; run `extract` again to publish them")
+    table = Table(box=None, pad_edge=False, header_style="bold", title="\nfeatures", title_justify="left")
+    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "computed by", "fingerprint"):
+        table.add_column(column, justify="right" if column in ("dim", "pictures") else "left")
+    for f in result["features"]:
+        spec = f["spec"]
+        engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
+        crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
+        table.add_row(spec["backbone"], spec["layer"], crop, str(f["dim"]), f["dtype"], str(f["rows"]), engines, f["fingerprint"][:12])
+    console.print(table)
+    table = Table(box=None, pad_edge=False, header_style="bold", title="\nimage sets", title_justify="left")
+    for column in ("name", "pictures", "classes", "splits", "copies", "skipped", "from"):
+        table.add_column(column, justify="right" if column in ("pictures", "copies", "skipped") else "left")
+    for d in result["datasets"]:
+        names = ", ".join(map(printable, d["classes"][:3])) + (", ..." if len(d["classes"]) > 3 else "")
+        classes = f"{len(d['classes'])}: {names}" if d["classes"] else "none"
+        splits = ", ".join(f"{k or 'none'} {v}" for k, v in d["splits"].items())
+        row = (printable(d["name"]), str(d["images"]), classes, splits, str(d["duplicates"]), str(len(d["skipped"])))
+        table.add_row(*row, printable(d["root"]))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
