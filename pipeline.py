@@ -5,8 +5,6 @@ Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and
 
 import argparse
 import importlib.util
-import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from classify.artifact import TrainedHead
 
 _OURS = ("data", "extract", "classify", "finetune")
 _HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda")
@@ -33,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result, code = arguments.run(arguments, _console(arguments))
         if arguments.json is not None:
-            _write_json(arguments.json, result)
+            from data.report import write_json
+
+            write_json(arguments.json, result)
         return int(code)
     except KeyboardInterrupt as error:
         print(f"\npenult: {error if str(error) else 'interrupted; nothing was published'}", file=sys.stderr)
@@ -75,7 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder with a folder for each class, with or without train/ val/ test/ above them; or a CSV file "
         "with the columns path,label[,split]",
     )
-    extract.add_argument("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
+    extract.add_argument(
+        "-o",
+        "--output",
+        metavar="STORE",
+        required=True,
+        help="store to make or add to: a file, or a folder/ of files",
+    )
     extract.add_argument(
         "--backbone",
         default="efficientnet_lite0",
@@ -83,13 +87,31 @@ def build_parser() -> argparse.ArgumentParser:
         help="any torchvision or timm classification network (default: %(default)s, whose weights need no download)",
     )
     extract.add_argument(
-        "--weights", default="default", metavar="FILE|default|random", help="state dict (.pth, .safetensors), the network's own, or none"
+        "--weights",
+        default="default",
+        metavar="FILE|default|random",
+        help="state dict (.pth, .safetensors), the network's own, or none",
     )
-    extract.add_argument("--layer", default="penultimate", choices=("penultimate",), help="which layer's output (default: %(default)s)")
-    extract.add_argument("--engine", default="auto", choices=("auto", "torch"), help="what runs the network (default: %(default)s)")
+    extract.add_argument(
+        "--layer",
+        default="penultimate",
+        choices=("penultimate",),
+        help="which layer's output (default: %(default)s)",
+    )
+    extract.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", "torch"),
+        help="what runs the network (default: %(default)s)",
+    )
     extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
     extract.add_argument("--name", help="name of the image set in the store (default: the folder's)")
-    extract.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="how features are stored (default: %(default)s)")
+    extract.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16"),
+        help="how features are stored (default: %(default)s)",
+    )
     splits = extract.add_argument_group("splits (a set that brings none gets 20%% of each class as test)")
     splits.add_argument("--test-fraction", type=float, metavar="F", help="split anew: share of each class for test")
     splits.add_argument("--val-fraction", type=float, metavar="F", help="share of each class for val")
@@ -101,8 +123,16 @@ def build_parser() -> argparse.ArgumentParser:
     pixels.add_argument("--mean", type=float, nargs="+", metavar="M", help="one number or three")
     pixels.add_argument("--std", type=float, nargs="+", metavar="S", help="one number or three")
     running = extract.add_argument_group("running")
-    running.add_argument("--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU")
-    running.add_argument("--workers", type=_positive, default=0, metavar="N", help="threads that read and decode (default: one a core, up to 8)")
+    running.add_argument(
+        "--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU"
+    )
+    running.add_argument(
+        "--workers",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="threads that read and decode (default: one a core, up to 8)",
+    )
     running.add_argument("--rehash", action="store_true", help="read every file again, whatever its size and time say")
     running.add_argument("--strict", action="store_true", help="fail on the first picture that cannot be read")
     running.add_argument("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
@@ -116,9 +146,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--tune",
         default="cv",
         choices=("cv", "val", "none"),
-        help="choose the regularisation by 5-fold cross-validation on the training split, by the val split, or not (default: %(default)s)",
+        help="choose the regularisation by 5-fold cross-validation on the training split, by the val split, or "
+        "not (default: %(default)s)",
     )
-    fit.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, instead of choosing it")
+    fit.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a parameter, such as C=0.01, instead of choosing it",
+    )
     fit.add_argument("--class-weight", choices=("balanced",), help="let every class weigh the same")
     fit.add_argument("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
     _which(fit, features=True)
@@ -137,14 +174,23 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--engine", default="auto", choices=("auto", "torch"))
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
     predict.add_argument("--batch-size", type=_positive, default=0, metavar="N")
-    predict.add_argument("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
+    predict.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="write path, label and every class's probability there (- is standard output)",
+    )
 
     info = _verb(verbs, "info", run_info, "show what a store holds")
     info.add_argument("store", metavar="STORE")
 
     verify = _verb(verbs, "verify", run_verify, "check every checksum of a store, and a sample of its features")
     verify.add_argument("store", metavar="STORE")
-    verify.add_argument("--sample", type=int, metavar="N", help="pictures of each network to extract again (default: 8 where torch is installed)")
+    verify.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="pictures of each network to extract again (default: 8 where torch is installed)",
+    )
     verify.add_argument("--weights", default="", metavar="FILE", help="weights file of the network, if it has moved")
     verify.add_argument("--device", default="auto")
     verify.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
@@ -161,9 +207,10 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `extract`."""
     from data.images import open_images
     from data.splits import SplitRule
-    from data.terminal import ProgressDisplay, printable
+    from data.terminal import ProgressDisplay
     from extract.backbones import Options
     from extract.extractor import Extractor
+    from extract.report import print_extraction
 
     store = Path(arguments.output)
     if arguments.output.endswith(os.sep):
@@ -171,11 +218,13 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     else:
         store.parent.mkdir(parents=True, exist_ok=True)
     images = open_images(arguments.images, arguments.name)
-    asked = (arguments.test_fraction, arguments.val_fraction, arguments.split_seed)
-    split = None
-    if any(value is not None for value in asked):
-        default = SplitRule()
-        split = SplitRule(*(d if v is None else v for v, d in zip(asked, (default.test_fraction, 0.0, 0), strict=True)))
+    asked = {
+        "test_fraction": arguments.test_fraction,
+        "val_fraction": arguments.val_fraction,
+        "seed": arguments.split_seed,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    split = SplitRule(**given) if given else None
     with ProgressDisplay(console, "pictures") as display:
         result = Extractor(
             images,
@@ -200,13 +249,7 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
             strict=arguments.strict,
             on_progress=lambda p: display.update(p.done, p.total, p.skipped),
         ).run()
-    for skipped in result.skipped[:10]:
-        console.print(f"skipped {printable(skipped.path)}: {printable(skipped.reason)}")
-    if len(result.skipped) > 10:
-        console.print(f"... and {len(result.skipped) - 10} more (all of them: penult info {store} --json -)")
-    for note in result.notes:
-        console.print(f"note: {note}")
-    _print_extraction(console, result, store)
+    print_extraction(console, result, store)
     skipped_json = [{"path": s.path, "reason": s.reason} for s in result.skipped]
     return {**vars(result), "skipped": skipped_json}, 0
 
@@ -239,7 +282,13 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     weights_file = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    save_head(output, training, samples, request=info.requests[0] if info.requests else {}, weights_file=weights_file)
+    save_head(
+        output,
+        training,
+        samples,
+        request=info.requests[0] if info.requests else {},
+        weights_file=weights_file,
+    )
     n_train = len(samples.labelled())
     print_training(console, training, n_train, str(output))
     return {
@@ -263,7 +312,9 @@ def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.store import FeatureStore
 
     heads = [load_head(Path(path)) for path in arguments.heads]
-    result = evaluate(heads, FeatureStore(arguments.store), arguments.split, dataset=arguments.dataset, seed=arguments.seed)
+    result = evaluate(
+        heads, FeatureStore(arguments.store), arguments.split, dataset=arguments.dataset, seed=arguments.seed
+    )
     print_evaluation(console, result)
     return result.as_json(), 0
 
@@ -271,6 +322,7 @@ def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
 def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `predict`."""
     from classify.artifact import load_head
+    from classify.report import print_predictions, write_csv
     from data.images import open_images
     from data.terminal import ProgressDisplay, printable
     from extract.embed import embed, reopen_backbone
@@ -303,9 +355,9 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
         for i, p in zip(indices.tolist(), probabilities, strict=True)
     ]
     if arguments.csv:
-        _write_csv(arguments.csv, predictions, head)
+        write_csv(arguments.csv, predictions, head.classes)
     if arguments.csv != "-":
-        _print_predictions(console, predictions)
+        print_predictions(console, predictions)
     for item in skipped:
         console.print(f"skipped {printable(item.path)}: {printable(item.reason)}")
     return {
@@ -316,42 +368,10 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
 
 def run_info(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `info`."""
-    from data.staging import staged_blocks
-    from data.store import FeatureStore
+    from data.report import describe_store, print_info
 
-    store = FeatureStore(arguments.store)
-    features, views = store.features(), store.views()
-    result = {
-        "path": str(store.path),
-        "files": len(store.part_paths()),
-        "bytes": sum(path.stat().st_size for path in store.part_paths()),
-        "staged_blocks": len(staged_blocks(store.path)),
-        "features": [
-            {
-                "fingerprint": fingerprint,
-                "spec": json.loads(item.spec.canonical_json()),
-                "rows": item.rows,
-                "dim": item.dim,
-                "dtype": item.dtype,
-                "provenance": item.provenance,
-            }
-            for fingerprint, item in features.items()
-        ],
-        "datasets": [
-            {
-                "name": view.name,
-                "root": view.root,
-                "images": len(view.paths),
-                "classes": view.classes,
-                "splits": store.splits(view.name),
-                "split_rule": view.split_rule,
-                "duplicates": len(view.paths) - len(set(view.digests.tolist())),
-                "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
-            }
-            for view in views.values()
-        ],
-    }
-    _print_info(console, result)
+    result = describe_store(Path(arguments.store))
+    print_info(console, result)
     return result, 0
 
 
@@ -405,7 +425,10 @@ def run_demo(arguments: argparse.Namespace, console: "Console") -> Result:
     heads = [str(folder / f"{kind}.head") for kind in ("lr", "svm", "mlp")]
     commands = [["extract", str(folder / "digits"), "-o", store]]
     commands += [["fit", store, "--head", Path(head).stem, "-o", head] for head in heads]
-    commands += [["eval", *heads, store], ["predict", heads[0], *(str(folder / "digits/test" / f"{d}/007.png") for d in (3, 5, 8))]]
+    commands += [
+        ["eval", *heads, store],
+        ["predict", heads[0], *(str(folder / "digits/test" / f"{d}/007.png") for d in (3, 5, 8))],
+    ]
     results = []
     for command in commands:
         console.print(f"\n$ penult {' '.join(command)}", style="bold")
@@ -421,7 +444,9 @@ def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
     common = parser.add_argument_group("common")
-    common.add_argument("--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)")
+    common.add_argument(
+        "--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)"
+    )
     common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
     return parser
 
@@ -478,101 +503,6 @@ def _console(arguments: argparse.Namespace) -> "Console":
     if not console.is_terminal:
         console = Console(stderr=busy, markup=False, highlight=False, width=160)
     return console
-
-
-def _write_json(target: str, result: dict[str, Any]) -> None:
-    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Return a result as JSON can say it: NaN becomes null, undecodable file names get escapes."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _write_csv(target: str, predictions: list[dict[str, Any]], head: "TrainedHead") -> None:
-    import contextlib
-    import csv
-
-    with contextlib.ExitStack() as stack:
-        file = sys.stdout
-        if target != "-":
-            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8", errors="surrogateescape"))
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *head.classes])
-        for p in predictions:
-            shares = (f"{p['probabilities'][c]:.6f}" for c in head.classes)
-            writer.writerow([p["path"], p["label"], f"{p['probability']:.6f}", *shares])
-
-
-def _print_extraction(console: "Console", result: Any, store: Path) -> None:
-    from data.terminal import duration
-
-    parts = [f"{result.extracted} extracted", f"{result.reused} reused"]
-    parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
-    rate = f", {result.images_per_second:,.0f} pictures/s" if result.extracted else ""
-    console.print(f"{result.images} pictures: {', '.join(parts)} in {duration(result.seconds)}{rate}")
-    splits = ", ".join(f"{name or 'no split'} {n}" for name, n in result.splits.items())
-    if result.published:
-        console.print(f"wrote {store}: {result.dim} features a picture ({result.fingerprint[:12]}); {splits}")
-    else:
-        console.print(f"{store} holds all of it already; {splits}")
-
-
-def _print_predictions(console: "Console", predictions: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from data.terminal import printable
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("path", "label", "probability", "next best"):
-        table.add_column(column, justify="right" if column == "probability" else "left")
-    for p in predictions:
-        others = sorted(((v, k) for k, v in p["probabilities"].items() if k != p["label"]), reverse=True)
-        second = f"{printable(others[0][1])} {others[0][0]:.3f}" if others else ""
-        table.add_row(printable(p["path"]), printable(p["label"]), f"{p['probability']:.3f}", second)
-    console.print(table)
-
-
-def _print_info(console: "Console", result: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from data.terminal import printable, size
-
-    files = f" in {result['files']} files" if result["files"] > 1 else ""
-    console.print(f"{result['path']}: {size(result['bytes'])}{files}")
-    if result["staged_blocks"]:
-        console.print(f"note: {result['staged_blocks']} blocks of an unfinished extraction wait; run `extract` again to publish them")
-    table = Table(box=None, pad_edge=False, header_style="bold", title="\nfeatures", title_justify="left")
-    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "computed by", "fingerprint"):
-        table.add_column(column, justify="right" if column in ("dim", "pictures") else "left")
-    for f in result["features"]:
-        spec = f["spec"]
-        engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
-        crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
-        table.add_row(spec["backbone"], spec["layer"], crop, str(f["dim"]), f["dtype"], str(f["rows"]), engines, f["fingerprint"][:12])
-    console.print(table)
-    table = Table(box=None, pad_edge=False, header_style="bold", title="\nimage sets", title_justify="left")
-    for column in ("name", "pictures", "classes", "splits", "copies", "skipped", "from"):
-        table.add_column(column, justify="right" if column in ("pictures", "copies", "skipped") else "left")
-    for d in result["datasets"]:
-        names = ", ".join(map(printable, d["classes"][:3])) + (", ..." if len(d["classes"]) > 3 else "")
-        classes = f"{len(d['classes'])}: {names}" if d["classes"] else "none"
-        splits = ", ".join(f"{k or 'none'} {v}" for k, v in d["splits"].items())
-        row = (printable(d["name"]), str(d["images"]), classes, splits, str(d["duplicates"]), str(len(d["skipped"])))
-        table.add_row(*row, printable(d["root"]))
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from classify.heads import HEADS, Array, Floats, Head
 from classify.selection import Scaler, Training
 from data import VERSION
 from data.errors import HeadError, MissingFile, first_line
-from data.layout import Digests
 from data.spec import FeatureSpec
 from data.staging import disk_full_hint, write_atomically
 from data.store import Samples
+from data.views import Digests
 
 FORMAT_VERSION = 1
 _KEY = "penult_head"
@@ -144,7 +144,9 @@ def load_head(path: Path) -> TrainedHead:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         info = json.loads(metadata[_KEY])
         if info["format"] > FORMAT_VERSION:
-            raise HeadError(f"{path} has format {info['format']}, this Penult reads up to {FORMAT_VERSION}: update Penult")
+            raise HeadError(
+                f"{path} has format {info['format']}, this Penult reads up to {FORMAT_VERSION}: update Penult"
+            )
         head = HEADS[info["kind"]](**info["params"])
         state = {name[5:]: array for name, array in arrays.items() if name.startswith("head.")}
         head.restore(state, len(info["classes"]), info["scale"])

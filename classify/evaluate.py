@@ -102,7 +102,12 @@ class Evaluation:
 
 
 def evaluate(
-    heads: list[TrainedHead], store: FeatureStore, split: str | None = None, *, dataset: str | None = None, seed: int = 0
+    heads: list[TrainedHead],
+    store: FeatureStore,
+    split: str | None = None,
+    *,
+    dataset: str | None = None,
+    seed: int = 0,
 ) -> Evaluation:
     """Evaluate heads on one split of a store and rank them.
 
@@ -292,7 +297,11 @@ def _bootstrap(confusion: Array, losses: Floats, seed: int) -> tuple[Interval, I
         f1.append(f)
         loss.append(losses[rng.integers(0, n, size=(count, n))].mean(axis=1))
     b_ci, f_ci, l_ci = (np.percentile(np.concatenate(x), [2.5, 97.5]) for x in (balanced, f1, loss))
-    return (float(b_ci[0]), float(b_ci[1])), (float(f_ci[0]), float(f_ci[1])), (float(l_ci[0]), float(l_ci[1]))
+    return (
+        (float(b_ci[0]), float(b_ci[1])),
+        (float(f_ci[0]), float(f_ci[1])),
+        (float(l_ci[0]), float(l_ci[1])),
+    )
 
 
 def _per_class(confusion: Array, classes: list[str]) -> list[dict[str, Any]]:

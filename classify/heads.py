@@ -112,7 +112,7 @@ class LogisticHead(LinearHead):
 class SVMHead(LinearHead):
     """Linear support vector machine, one class against the rest, squared hinge loss and L2 penalty (liblinear)."""
 
-    grid: ClassVar = {"C": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)}
+    grid: ClassVar = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
 
     def __init__(self, C: float = 1e-4, class_weight: str | None = None, random_state: int = 0) -> None:
         self.C = C
@@ -162,9 +162,7 @@ class LDAHead(LinearHead):
     calibrated = False  # its posteriors are far too sure of themselves when d is near n
     grid: ClassVar = {"shrinkage": ("auto",)}
 
-    def __init__(
-        self, shrinkage: str | float = "auto", class_weight: str | None = None, random_state: int = 0
-    ) -> None:
+    def __init__(self, shrinkage: str | float = "auto", class_weight: str | None = None, random_state: int = 0) -> None:
         self.shrinkage = shrinkage
         self.class_weight = class_weight
         self.random_state = random_state
@@ -225,7 +223,11 @@ class KNNHead(Head):
         shares = np.empty((len(X), classes))
         for start in range(0, len(X), 1024):  # 1,024 rows against 100,000 pictures: 0.4 GB
             similar = _unit(X[start : start + 1024]) @ self.neighbours_.T
-            nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k] if k < similar.shape[1] else np.tile(np.arange(k), (len(similar), 1))
+            nearest = (
+                np.argpartition(-similar, k - 1, axis=1)[:, :k]
+                if k < similar.shape[1]
+                else np.tile(np.arange(k), (len(similar), 1))
+            )
             cells = np.arange(len(nearest))[:, None] * classes + self.labels_[nearest]
             votes = np.bincount(cells.ravel(), minlength=len(nearest) * classes).reshape(-1, classes)
             shares[start : start + 1024] = votes * self.weights_ + 1 / classes

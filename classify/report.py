@@ -1,4 +1,9 @@
-"""The tables that `fit` and `eval` print."""
+"""The tables that `fit`, `eval` and `predict` print, and the CSV of predictions."""
+
+import contextlib
+import csv
+import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -40,9 +45,7 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
     """Print the ranking, what can be said of the differences, and the classes of the best head."""
     for note in result.notes:
         console.print(f"note: {note}")
-    console.print(
-        f"{result.split}: {result.n} pictures, {len(result.classes)} classes; in brackets 95% intervals"
-    )
+    console.print(f"{result.split}: {result.n} pictures, {len(result.classes)} classes; in brackets 95% intervals")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
     table.add_column("head", no_wrap=True)
@@ -70,6 +73,31 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
     _print_classes(console, result)
 
 
+def print_predictions(console: Console, predictions: list[dict[str, Any]]) -> None:
+    """Print a line for each picture."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("path", "label", "probability", "next best"):
+        table.add_column(column, justify="right" if column == "probability" else "left")
+    for p in predictions:
+        others = sorted(((v, k) for k, v in p["probabilities"].items() if k != p["label"]), reverse=True)
+        second = f"{printable(others[0][1])} {others[0][0]:.3f}" if others else ""
+        table.add_row(printable(p["path"]), printable(p["label"]), f"{p['probability']:.3f}", second)
+    console.print(table)
+
+
+def write_csv(target: str, predictions: list[dict[str, Any]], classes: list[str]) -> None:
+    """Write path, label and every class's probability to a file, or to standard output where `target` is ``-``."""
+    with contextlib.ExitStack() as stack:
+        file = sys.stdout
+        if target != "-":
+            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8", errors="surrogateescape"))
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "probability", *classes])
+        for p in predictions:
+            shares = (f"{p['probabilities'][c]:.6f}" for c in classes)
+            writer.writerow([p["path"], p["label"], f"{p['probability']:.6f}", *shares])
+
+
 def _print_classes(console: Console, result: Evaluation) -> None:
     best = result.heads[0]
     rows = [row for row in best.per_class if row["support"]]
@@ -87,7 +115,13 @@ def _print_classes(console: Console, result: Evaluation) -> None:
     for row in worst:
         i = result.classes.index(row["class"])
         counts = [str(c) if c else "." for c in best.confusion_matrix[i]] if small else []
-        table.add_row(printable(row["class"]), _share(row["precision"]), _share(row["recall"]), str(row["support"]), *counts)
+        table.add_row(
+            printable(row["class"]),
+            _share(row["precision"]),
+            _share(row["recall"]),
+            str(row["support"]),
+            *counts,
+        )
     console.print(table)
 
 

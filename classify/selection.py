@@ -160,8 +160,8 @@ def train(
     total, done = len(held) * len(grid) + 1, 0
 
     def scored(rows: Array, outside: tuple[Array, Array], scaler: Scaler, make: Callable[[], Head]) -> Floats:
-        head = make().fit(scaler.transform(X[rows]), y[rows])
-        scores = head.scores(scaler.transform(outside[0]))
+        head: Any = make().fit(scaler.transform(X[rows]), y[rows])
+        scores: Floats = head.scores(scaler.transform(outside[0]))
         if scores.shape[1] == n_classes:
             return scores
         # a class whose every picture is held out, being a copy of another class's: last in every row
@@ -191,7 +191,11 @@ def train(
             accuracy = float((scores.argmax(axis=1) == truth).mean()) if len(truth) else float("nan")
             candidates.append(Candidate(choice, accuracy, log_loss(softmax(scale * scores), truth)))
             scales.append(scale)
-        best = min(range(len(grid)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i)) if len(truth) else 0
+        best = (
+            min(range(len(grid)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i))
+            if len(truth)
+            else 0
+        )
         scaler = Scaler.fit(X)
         head = made[best]().fit(scaler.transform(X), y)
     head.scale_ = scales[best]
@@ -260,7 +264,9 @@ def fit_scale(scores: Floats, y: Array) -> float:
     """
     spread = max(float(np.abs(scores - scores.max(axis=1, keepdims=True)).mean()), 1e-12)
     found = minimize_scalar(
-        lambda log_scale: log_loss(softmax(np.exp(log_scale) / spread * scores), y), bounds=(-7, 7), method="bounded"
+        lambda log_scale: log_loss(softmax(np.exp(log_scale) / spread * scores), y),
+        bounds=(-7, 7),
+        method="bounded",
     )
     return float(np.exp(found.x) / spread)
 
@@ -290,7 +296,9 @@ def _grid(kind: str, fixed: dict[str, Any], tune: str) -> list[dict[str, Any]]:
 def _check_classes(samples: Samples) -> None:
     where = f"split {samples.split!r}" if samples.split else "the image set"
     if not len(samples):
-        raise HeadError(f"no picture of {where} has a label: give each class a folder, or a label column in the manifest")
+        raise HeadError(
+            f"no picture of {where} has a label: give each class a folder, or a label column in the manifest"
+        )
     if len(samples.classes) < 2:
         raise HeadError(
             f"the image set {samples.dataset!r} has one class ({samples.classes[0]}): a head needs at least two"
@@ -298,6 +306,6 @@ def _check_classes(samples: Samples) -> None:
     absent = [samples.classes[i] for i in sorted(set(range(len(samples.classes))) - set(samples.y.tolist()))]
     if absent:
         raise HeadError(
-            f"{where} has no picture of {', '.join(map(repr, absent[:5]))}{' and more' if len(absent) > 5 else ''}: add some, "
-            "take the class out of the other splits too, or split anew with `extract ... --test-fraction 0.2`"
+            f"{where} has no picture of {', '.join(map(repr, absent[:5]))}{' and more' if len(absent) > 5 else ''}: "
+            "add some, take the class out of the other splits too, or split anew with `extract ... --test-fraction 0.2`"
         )

@@ -13,7 +13,7 @@ from data.errors import ImageSetError, MissingFile
 
 # What Pillow reads without plugins and people keep photographs in.
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico".split()
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico".split()  # noqa: SIM905
 )
 SPLIT_NAMES = {
     "train": "train",
@@ -175,7 +175,9 @@ def _class_rows(folder: Path, prefix: str, split: str) -> Iterator[_Row]:
             yield _Row(prefix + name, None, split, *_stat(folder / name))
 
 
-def _files(folder: Path, prefix: str, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[str, int, int]]:
+def _files(
+    folder: Path, prefix: str, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, int, int]]:
     """Yield path, size and mtime of every picture below `folder`, sorted; links to a folder above are cut."""
     here = os.stat(folder)
     if (here.st_dev, here.st_ino) in above:

@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 from data.images import ImageSet
-from data.layout import Part, Skipped, View
+from data.layout import Part
 from data.staging import staged_blocks
 from data.store import FeatureStore
+from data.views import Skipped, View
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import FingerprintMismatch, StoreError
-from data.layout import Digests, FeatureGroup, Part, Vectors, View, create, write_features, write_view
+from data.layout import FeatureGroup, Part, Vectors, create, write_features
 from data.staging import clear_blocks, disk_full_hint, publish_lock, staged_blocks, sync_folder
 from data.store import FeatureStore, locate
+from data.views import Digests, View, write_view
 
 Request = dict[str, Any]
 # Rows of one group that go into the new file, as a mask.
@@ -110,9 +111,7 @@ def _plan(parts: list[Part], besides: list[Part] | None = None) -> dict[str, lis
     return plan
 
 
-def _write(
-    target: Path, plan: dict[str, list[_Source]], views: list[View], fingerprint: str, request: Request
-) -> None:
+def _write(target: Path, plan: dict[str, list[_Source]], views: list[View], fingerprint: str, request: Request) -> None:
     """Write `target` under a temporary name, flush it and rename it into place."""
     temporary = target.with_name(f".{target.name}.publishing")  # under the lock: nobody else writes this name
     needed = sum(g.dim * g.dtype.itemsize * int(keep.sum()) for sources in plan.values() for g, keep in sources)
@@ -122,7 +121,9 @@ def _write(
             with create(temporary) as file:
                 for fp in sorted(plan):
                     sources = plan[fp]
-                    requests = _distinct([r for g, _ in sources for r in g.requests] + ([request] if fp == fingerprint else []))
+                    requests = _distinct(
+                        [r for g, _ in sources for r in g.requests] + ([request] if fp == fingerprint else [])
+                    )
                     first = sources[0][0]
                     write_features(
                         file,
@@ -153,7 +154,7 @@ def _slabs(sources: list[_Source]) -> Iterator[tuple[Digests, Vectors]]:
             if mask.any():
                 rows = slice(block * size, block * size + len(mask))
                 vectors = group.read_block(block)
-                yield (group.digests[rows], vectors) if mask.all() else (group.digests[rows][mask], vectors[mask])
+                yield ((group.digests[rows], vectors) if mask.all() else (group.digests[rows][mask], vectors[mask]))
 
 
 def _first_of_each(digests: Digests) -> npt.NDArray[np.bool_]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from data.errors import FingerprintMismatch, SpecError
 
@@ -101,8 +102,8 @@ class FeatureSpec:
                     f"a feature spec has the unknown fields {', '.join(unknown)}: "
                     "it was written by a newer Penult, update this one"
                 )
-            lists = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-            return cls(**lists)
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            return cls(**values)
         except (json.JSONDecodeError, TypeError, AttributeError) as error:
             raise SpecError(f"not a feature spec ({error}): {text[:80]!r}") from None
 

@@ -65,7 +65,10 @@ def stratified_split(
     placed: dict[bytes, str] = {}  # a content that stands under two labels keeps the first split it got
     for target in np.unique(targets):
         rows = np.flatnonzero(targets == target)
-        unique = sorted({bytes(d) for d in digests[rows]}, key=lambda d: hashlib.sha256(b"%d:%s" % (rule.seed, d)).digest())
+        unique = sorted(
+            {bytes(d) for d in digests[rows]},
+            key=lambda d: hashlib.sha256(b"%d:%s" % (rule.seed, d)).digest(),
+        )
         n_test = _share(rule.test_fraction, len(unique), spare=1)
         n_val = _share(rule.val_fraction, len(unique), spare=1 + n_test)
         for i, digest in enumerate(unique):

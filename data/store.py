@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import FingerprintMismatch, MissingFile, StoreError
-from data.layout import Digests, FeatureGroup, Part, Vectors, View
+from data.layout import FeatureGroup, Part, Vectors
 from data.spec import FeatureSpec, refuse_other
 from data.staging import staged_blocks
+from data.views import Digests, View
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +207,8 @@ class FeatureStore:
             raise MissingFile(
                 f"{self.path} does not exist"
                 + (f", but {waiting} blocks of an unfinished extraction wait beside it" if waiting else "")
-                + f": run `extract IMAGES -o {self.path}`" + (" again to finish it" if waiting else " to make it")
+                + f": run `extract IMAGES -o {self.path}`"
+                + (" again to finish it" if waiting else " to make it")
             )
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(Part(path)) for path in self.part_paths()]
@@ -221,7 +223,9 @@ class FeatureStore:
             raise StoreError(f"{self.path} holds no image set {name!r}, only {held}: name one of these with --dataset")
         return views[name]
 
-    def _choose_features(self, groups: dict[str, list[FeatureGroup]], wanted: str | None, view: View) -> list[FeatureGroup]:
+    def _choose_features(
+        self, groups: dict[str, list[FeatureGroup]], wanted: str | None, view: View
+    ) -> list[FeatureGroup]:
         def held(fingerprints: list[str]) -> str:
             return "; ".join(f"{groups[fp][0].spec.title} ({fp[:12]})" for fp in fingerprints) or "none"
 
@@ -232,13 +236,16 @@ class FeatureStore:
             found = [
                 fp
                 for fp, g in groups.items()
-                if fp.startswith(wanted) or wanted in (g[0].spec.backbone, g[0].spec.backbone.split("/")[-1], g[0].spec.title)
+                if fp.startswith(wanted)
+                or wanted in (g[0].spec.backbone, g[0].spec.backbone.split("/")[-1], g[0].spec.title)
             ]
         if len(found) == 1:
             return groups[found[0]]
         if not found:
             what = f"features {wanted!r}" if wanted else f"features of every picture of {view.name!r}"
-            raise StoreError(f"{self.path} holds no {what}, only {held(list(groups))}: extract them, or name one with --features")
+            raise StoreError(
+                f"{self.path} holds no {what}, only {held(list(groups))}: extract them, or name one with --features"
+            )
         raise StoreError(f"{self.path} holds several features that fit: {held(found)}: name one with --features")
 
     def check(self) -> None:

@@ -46,7 +46,9 @@ class ProgressDisplay:
             self._task = self._bar.add_task("", total=None, rate="", skipped="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -59,7 +61,11 @@ class ProgressDisplay:
         if self._bar is not None:
             shown = f"{rate:,.1f}/s" if done > self._first else ""
             self._bar.update(
-                self._task, completed=done, total=total, rate=shown, skipped=f"{skipped} skipped" if skipped else ""
+                self._task,
+                completed=done,
+                total=total,
+                rate=shown,
+                skipped=f"{skipped} skipped" if skipped else "",
             )
         elif now - self._last_line >= _LINE_EVERY and done < total and rate > 0:
             self._last_line = now
@@ -101,6 +107,8 @@ def size(nbytes: float) -> str:
 def printable(text: str) -> str:
     """Return a path or label as it can be printed: bytes that are no UTF-8, and control characters, as escapes."""
     return "".join(
-        c if c.isprintable() else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
+        c
+        if c.isprintable()
+        else c.encode("utf-8", "surrogateescape").decode("latin-1").encode("unicode_escape").decode()
         for c in text
     )

@@ -60,7 +60,9 @@ class Options:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if values is not None:
                 if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
-                    raise SpecError(f"--{name} takes one or three numbers{', above 0' if name == 'std' else ''}: got {values}")
+                    raise SpecError(
+                        f"--{name} takes one or three numbers{', above 0' if name == 'std' else ''}: got {values}"
+                    )
                 changed[name] = tuple(values) * (3 // len(values))
         new = dataclasses.replace(spec, **changed)
         if min(new.crop) < 1 or (new.fit == "shorter" and new.resize < max(new.crop)):
@@ -99,7 +101,9 @@ def request(backbone: str, weights: str, options: Options, seed: int) -> dict[st
     return {
         "backbone": backbone,
         "weights": source,
-        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items() if v is not None},
+        "options": {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items() if v is not None
+        },
         "versions": {p: _version(p) for p in packages if _version(p)},
     }
 
@@ -234,9 +238,10 @@ def _torchvision_weights(arch: str, weights: str) -> Any:
 
 def _timm(arch: str) -> tuple[Any, FeatureSpec]:
     import timm
+    from timm.data.config import resolve_data_config
 
     network = timm.create_model(arch, pretrained=False)
-    config = timm.data.resolve_data_config({}, model=network)
+    config: dict[str, Any] = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
     side = int(config["input_size"][-1])
     mode = {"center": "shorter", "squash": "squash", "border": "longer"}[config["crop_mode"]]
     return network, FeatureSpec(
@@ -263,7 +268,7 @@ def _hub_state(library: str, arch: str, weights: str, network: Any) -> dict[str,
             raise WeightsError(f"weights {weights!r} are neither a file nor default nor random: check --weights")
         import timm
 
-        return cast("dict[str, Any]", timm.create_model(arch, pretrained=True).state_dict())
+        return timm.create_model(arch, pretrained=True).state_dict()
     except WeightsError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # what urllib, torch.hub and huggingface_hub raise

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import SpecError
-from data.layout import DTYPES, View, block_image
+from data.layout import DTYPES, block_image
 from data.spec import FeatureSpec
 from data.staging import new_run_id, stage_block
+from data.views import View
 
 # A block is staged when it has this many rows, or this old: a crash costs no more than that.
 _ROWS = 512

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import WeightsError
-from data.layout import Skipped
 from data.spec import FeatureSpec, refuse_other
+from data.views import Skipped
 from extract.backbones import Backbone, Options, open_backbone
 from extract.engines import open_engine
 from extract.preprocess import pillow_settings
@@ -44,8 +44,8 @@ def reopen_backbone(request: dict[str, Any], spec: FeatureSpec, weights_file: st
             "name it with --weights FILE"
         )
     weights = weights_file if "sha256" in source else "random" if "random" in source else source["named"]
-    options = Options(**{k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()})
-    backbone = open_backbone(request["backbone"], weights, options, source.get("random", 0))
+    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()}
+    backbone = open_backbone(request["backbone"], weights, Options(**changes), source.get("random", 0))
     refuse_other([backbone.spec], spec, f"network {request['backbone']} with weights {weights}", wants)
     return backbone
 

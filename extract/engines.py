@@ -49,7 +49,9 @@ def choose_device(wanted: str = "auto") -> str:
     if kind not in there or (index and not index.isdigit()):
         raise BackboneError(f"no device {wanted!r}: use auto, cpu, cuda, cuda:1 or mps")
     if not there[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
-        raise BackboneError(f"device {wanted} is not available to this PyTorch ({torch.__version__}): use --device auto")
+        raise BackboneError(
+            f"device {wanted} is not available to this PyTorch ({torch.__version__}): use --device auto"
+        )
     return wanted
 
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from data import VERSION
 from data.errors import FingerprintMismatch, ImageSetError
 from data.images import ImageSet
-from data.layout import Skipped, View
 from data.memory import recall
 from data.publish import publish, refuse_stranger
 from data.spec import FeatureSpec, differences
 from data.splits import SplitRule, stratified_split
 from data.store import FeatureStore
+from data.views import Skipped, View
 from extract.backbones import DEFAULT_BACKBONE, Backbone, Options, open_backbone, request
 from extract.blocks import BlockWriter
 from extract.preprocess import pillow_settings
@@ -211,7 +211,7 @@ class _Run:
         self.job = job
         self.asked = asked
         self.backbone: Backbone | None = None
-        self.engine: "Engine | None" = None
+        self.engine: Engine | None = None
         self.spec = spec or self._open_backbone().spec
         self.memory = recall(job.store, self.spec.fingerprint, job.images, rehash=job.rehash)
         self.writer = BlockWriter(job.store, self.spec, job.dtype)
@@ -299,7 +299,10 @@ class _Run:
         rows = list(rows)
         good = [i for i in rows if i not in self.reasons]
         if len(splits) != len(good):
-            splits = np.array([s for i, s in zip(rows, splits.tolist(), strict=True) if i not in self.reasons], dtype=np.str_)
+            splits = np.array(
+                [s for i, s in zip(rows, splits.tolist(), strict=True) if i not in self.reasons],
+                dtype=np.str_,
+            )
         return View(
             name=images.name,
             root=str(images.root),
@@ -345,10 +348,11 @@ class _Run:
         start = time.perf_counter()
         features = engine.forward(np.stack([p.pixels for p in batch if p.pixels is not None]))
         self.seconds["forward"] += time.perf_counter() - start
-        finite = np.isfinite(features).all(axis=1)
+        finite: npt.NDArray[np.bool_] = np.all(np.isfinite(features), axis=1)
+        verdicts: list[bool] = finite.tolist()
         digests = [p.digest for p in batch]
-        self.not_finite.update(d for d, good in zip(digests, finite, strict=True) if not good)
-        self.writer.add([d for d, good in zip(digests, finite, strict=True) if good], features[finite])
+        self.not_finite.update(d for d, good in zip(digests, verdicts, strict=True) if not good)
+        self.writer.add([d for d, good in zip(digests, verdicts, strict=True) if good], features[finite])
         self.computed += int(finite.sum())
         if self.writer.due:
             self.stage()
@@ -380,7 +384,7 @@ class _Run:
 def _oddities(view: View) -> list[str]:
     """Say what about an image set would make a careful user look twice."""
     notes = []
-    digests, first, counts = np.unique(view.digests, return_index=True, return_counts=True)
+    digests, counts = np.unique(view.digests, return_counts=True)
     if (counts > 1).any():
         copies = int((counts - 1).sum())
         across = two_labels = 0
@@ -394,6 +398,8 @@ def _oddities(view: View) -> list[str]:
         notes.append(note)
     if view.split_rule:
         r = SplitRule(**view.split_rule)
-        kept = f"{r.test_fraction:.0%} of each class for test" + (f", {r.val_fraction:.0%} for val" if r.val_fraction else "")
+        kept = f"{r.test_fraction:.0%} of each class for test" + (
+            f", {r.val_fraction:.0%} for val" if r.val_fraction else ""
+        )
         notes.append(f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)")
     return notes

@@ -125,7 +125,12 @@ def to_input(image: Image.Image, spec: FeatureSpec) -> Pixels:
     # round-half-even, as in torchvision's center_crop
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     if long > _MAX_ASPECT * short:
-        box = (left * w / size[0], top * h / size[1], (left + width) * w / size[0], (top + height) * h / size[1])
+        box = (
+            left * w / size[0],
+            top * h / size[1],
+            (left + width) * w / size[0],
+            (top + height) * h / size[1],
+        )
         return np.asarray(image.resize((width, height), method, box=box))
     resized = image if size == image.size else image.resize(size, method)
     return np.asarray(resized.crop((left, top, left + width, top + height)))
@@ -151,5 +156,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-

@@ -48,7 +48,12 @@ class Picture:
 
 
 def read_pictures(
-    files: Iterable[tuple[int, Path]], spec: FeatureSpec, known: Collection[bytes], *, workers: int, ahead: int
+    files: Iterable[tuple[int, Path]],
+    spec: FeatureSpec,
+    known: Collection[bytes],
+    *,
+    workers: int,
+    ahead: int,
 ) -> Iterator[Picture]:
     """Read pictures in threads and yield them in the order given; to be called within `pillow_settings`.
 

@@ -78,8 +78,18 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         indices, vectors, digests, _ = embed([file for _, file in chosen], backbone, device=device)
         same = [j for j, i in enumerate(indices) if digests[j] == chosen[i][0]]
         stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)
-        off = np.linalg.norm(vectors[same] - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12) if same else np.zeros(0)
+        off = (
+            np.linalg.norm(vectors[same] - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12)
+            if same
+            else np.zeros(0)
+        )
         results.append(
-            Recheck(info.spec.title, len(same), len(chosen) - len(same), float(off.max(initial=0.0)), _TOLERANCE[info.dtype])
+            Recheck(
+                info.spec.title,
+                len(same),
+                len(chosen) - len(same),
+                float(off.max(initial=0.0)),
+                _TOLERANCE[info.dtype],
+            )
         )
     return results

@@ -118,9 +118,7 @@ def load_into(network: nn.Module, state: StateDict, *, head: Iterable[str], sour
     prefix = _shared_prefix(set(state), list(wanted))
     given = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     passed_over = tuple(f"{name}." for name in head) + _AUXILIARY
-    given = {
-        k: v for k, v in given.items() if not k.startswith(passed_over) and not k.endswith("num_batches_tracked")
-    }
+    given = {k: v for k, v in given.items() if not k.startswith(passed_over) and not k.endswith("num_batches_tracked")}
     missing = [k for k in wanted if k not in given]
     unknown = [k for k in given if k not in wanted]
     misfits = [
@@ -130,7 +128,11 @@ def load_into(network: nn.Module, state: StateDict, *, head: Iterable[str], sour
     ]
     complaints = [
         f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        for keys, what in ((missing, "keys are missing"), (unknown, "keys are unknown"), (misfits, "have another shape"))
+        for keys, what in (
+            (missing, "keys are missing"),
+            (unknown, "keys are unknown"),
+            (misfits, "have another shape"),
+        )
         if keys
     ]
     if complaints:

@@ -1,0 +1,126 @@
+"""What a store holds, as one JSON object and as the tables of `info`; and how results become JSON."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.staging import staged_blocks
+from data.store import FeatureStore
+from data.terminal import printable, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def describe_store(path: Path) -> dict[str, Any]:
+    """Return what `info --json` prints of a store.
+
+    Raises
+    ------
+    MissingFile, StoreError, DamagedStore
+        If there is no store, or something else in its place.
+    """
+    store = FeatureStore(path)
+    features, views = store.features(), store.views()
+    return {
+        "path": str(store.path),
+        "files": len(store.part_paths()),
+        "bytes": sum(path.stat().st_size for path in store.part_paths()),
+        "staged_blocks": len(staged_blocks(store.path)),
+        "features": [
+            {
+                "fingerprint": fingerprint,
+                "spec": json.loads(item.spec.canonical_json()),
+                "rows": item.rows,
+                "dim": item.dim,
+                "dtype": item.dtype,
+                "provenance": item.provenance,
+            }
+            for fingerprint, item in features.items()
+        ],
+        "datasets": [
+            {
+                "name": view.name,
+                "root": view.root,
+                "images": len(view.paths),
+                "classes": view.classes,
+                "splits": store.splits(view.name),
+                "split_rule": view.split_rule,
+                "duplicates": len(view.paths) - len(set(view.digests.tolist())),
+                "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
+            }
+            for view in views.values()
+        ],
+    }
+
+
+def print_info(console: "Console", result: dict[str, Any]) -> None:
+    """Print the tables of `info`."""
+    from rich.table import Table
+
+    files = f" in {result['files']} files" if result["files"] > 1 else ""
+    console.print(f"{result['path']}: {size(result['bytes'])}{files}")
+    if result["staged_blocks"]:
+        console.print(
+            f"note: {result['staged_blocks']} blocks of an unfinished extraction wait: "
+            "run `extract` again to publish them"
+        )
+    table = Table(box=None, pad_edge=False, header_style="bold", title="\nfeatures", title_justify="left")
+    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "computed by", "fingerprint"):
+        table.add_column(column, justify="right" if column in ("dim", "pictures") else "left")
+    for f in result["features"]:
+        spec = f["spec"]
+        engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
+        crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
+        table.add_row(
+            spec["backbone"],
+            spec["layer"],
+            crop,
+            str(f["dim"]),
+            f["dtype"],
+            str(f["rows"]),
+            engines,
+            f["fingerprint"][:12],
+        )
+    console.print(table)
+    table = Table(box=None, pad_edge=False, header_style="bold", title="\nimage sets", title_justify="left")
+    for column in ("name", "pictures", "classes", "splits", "copies", "skipped", "from"):
+        table.add_column(column, justify="right" if column in ("pictures", "copies", "skipped") else "left")
+    for d in result["datasets"]:
+        names = ", ".join(map(printable, d["classes"][:3])) + (", ..." if len(d["classes"]) > 3 else "")
+        classes = f"{len(d['classes'])}: {names}" if d["classes"] else "none"
+        splits = ", ".join(f"{k or 'none'} {v}" for k, v in d["splits"].items())
+        row = (
+            printable(d["name"]),
+            str(d["images"]),
+            classes,
+            splits,
+            str(d["duplicates"]),
+            str(len(d["skipped"])),
+        )
+        table.add_row(*row, printable(d["root"]))
+    console.print(table)
+
+
+def write_json(target: str, result: dict[str, Any]) -> None:
+    """Write a result as one JSON object to a file, or to standard output where `target` is ``-``."""
+    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Return a result as JSON can say it: NaN becomes null, undecodable file names get escapes."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
