@@ -233,4 +233,5 @@ def _visible(name: str) -> bool:
 
 
 def _has_folders(folder: Path) -> bool:
-    return any(entry.is_dir() and _visible(entry.name) for entry in os.scandir(folder))
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and _visible(entry.name) for entry in entries)

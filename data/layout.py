@@ -5,11 +5,12 @@ The only importer of h5py. A published store, a part of a folder store and a sta
 
 import contextlib
 import functools
+import io
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from zlib_ng.zlib_ng import crc32
 
 from data.errors import DamagedStore, MissingFile, SpecError, StoreError
 from data.spec import FeatureSpec
+from data.staging import write_all
 from data.views import DIGEST_DTYPE, RESTORE, Digests, View, read_view, write_view
 
 FORMAT_VERSION = 1
@@ -164,7 +166,8 @@ class Part(contextlib.AbstractContextManager["Part"]):
             raise StoreError(f"{path} is not a feature store (no HDF5 file, or cut short): {RESTORE}")
         with _damage(path, "the file"):
             self._file = h5py.File(path, "r")
-        version = self._file.attrs.get("penult_format")
+        with _damage(path, "the file's root"):
+            version = self._file.attrs.get("penult_format")
         if version is None or int(version) > FORMAT_VERSION:
             self._file.close()
             if version is None:
@@ -194,12 +197,79 @@ def block_checksum(digests: Digests, vectors: Vectors) -> int:
     return crc32(np.ascontiguousarray(vectors).view(np.uint8).data, start)
 
 
+class _FailsOutside(io.RawIOBase):
+    """A file that takes every write in HDF5's eyes, and keeps the first error for us.
+
+    HDF5 2.0 crashes the process when it closes a file whose writes have failed. So after the first failure writes
+    go nowhere, HDF5 closes in peace, and `create` raises what was kept; the file is thrown away by its owner.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._end = 0
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write, or pretend to after a failure."""
+        size = memoryview(content).nbytes
+        at = self.tell()
+        if self.error is None:
+            try:
+                write_all(self._file, content)
+            except OSError as error:
+                self.error = error
+        self._end = max(self._end, at + size)
+        if self.error is not None:
+            self._at = at + size
+        return size
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what was written; zeros after a failure."""
+        if self.error is not None:
+            memoryview(buffer).cast("B")[:] = bytes(memoryview(buffer).nbytes)
+            return memoryview(buffer).nbytes
+        return self._file.readinto(buffer)  # type: ignore[attr-defined,no-any-return]
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; the end is where it would be without the failure."""
+        if self.error is None:
+            return self._file.seek(offset, whence)
+        self._at = offset + (0, self._at, self._end)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell() if self.error is None else self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the length, or pretend to."""
+        self._end = self.tell() if size is None else size
+        if self.error is None:
+            try:
+                self._file.truncate(self._end)
+            except OSError as error:
+                self.error, self._at = error, self._end
+        return self._end
+
+    def flush(self) -> None:
+        """Leave flushing to the owner of the file."""
+
+
 @contextlib.contextmanager
-def create(path: Path) -> Iterator[h5py.File]:
-    """Open a new file of this format for writing; the caller renames it into place."""
-    with h5py.File(path, "w", libver=_LIBVER) as file:
-        file.attrs["penult_format"] = FORMAT_VERSION
-        yield file
+def create(file: IO[bytes]) -> Iterator[h5py.File]:
+    """Write a file of this format into an open, empty, unbuffered binary file, which the caller owns.
+
+    Raises
+    ------
+    OSError
+        The first error that a write met, as soon as it is noticed; what `file` holds is then worthless.
+    """
+    outside = _FailsOutside(file)
+    with h5py.File(outside, "w", libver=_LIBVER) as hdf5:
+        hdf5.attrs["penult_format"] = FORMAT_VERSION
+        yield hdf5
+    if outside.error is not None:
+        raise outside.error
 
 
 def block_image(features: dict[str, Any], view: View) -> bytes:

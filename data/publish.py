@@ -5,7 +5,6 @@ file. Either way a published file is never written to again.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from data.errors import FingerprintMismatch, StoreError
 from data.layout import FeatureGroup, Part, Vectors, create, write_features
-from data.staging import clear_blocks, disk_full_hint, publish_lock, staged_blocks, sync_folder
+from data.staging import atomic_file, clear_blocks, disk_full_hint, publish_lock, staged_blocks, sweep
 from data.store import FeatureStore, locate
 from data.views import Digests, View, write_view
 
@@ -52,6 +51,8 @@ def publish(path: Path, view: View, *, request: dict[str, Any], fingerprint: str
     """
     with publish_lock(path, timeout):
         store = FeatureStore(path)
+        # whoever wrote one of these had the lock, and has it no more
+        sweep(path.glob("*") if path.is_dir() else path.parent.glob(f"{path.name}.*"), grace=0)
         blocks = staged_blocks(path)
         with contextlib.ExitStack() as stack:
             old = [stack.enter_context(Part(p)) for p in store.part_paths()] if store.exists() else []
@@ -113,37 +114,24 @@ def _plan(parts: list[Part], besides: list[Part] | None = None) -> dict[str, lis
 
 def _write(target: Path, plan: dict[str, list[_Source]], views: list[View], fingerprint: str, request: Request) -> None:
     """Write `target` under a temporary name, flush it and rename it into place."""
-    temporary = target.with_name(f".{target.name}.publishing")  # under the lock: nobody else writes this name
     needed = sum(g.dim * g.dtype.itemsize * int(keep.sum()) for sources in plan.values() for g, keep in sources)
-    try:
-        with disk_full_hint(target, needed):
-            temporary.unlink(missing_ok=True)
-            with create(temporary) as file:
-                for fp in sorted(plan):
-                    sources = plan[fp]
-                    requests = _distinct(
-                        [r for g, _ in sources for r in g.requests] + ([request] if fp == fingerprint else [])
-                    )
-                    first = sources[0][0]
-                    write_features(
-                        file,
-                        spec=first.spec,
-                        provenance=_distinct([run for g, _ in sources for run in g.provenance]),
-                        requests=requests,
-                        rows=sum(int(keep.sum()) for _, keep in sources),
-                        dim=first.dim,
-                        dtype=first.dtype,
-                        slabs=_slabs(sources),
-                    )
-                for view in views:
-                    write_view(file, view)
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            os.rename(temporary, target)
-        sync_folder(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with disk_full_hint(target, needed), atomic_file(target) as raw, create(raw) as file:
+        for fp in sorted(plan):
+            sources = plan[fp]
+            asked = [request] if fp == fingerprint else []
+            first = sources[0][0]
+            write_features(
+                file,
+                spec=first.spec,
+                provenance=_distinct([run for g, _ in sources for run in g.provenance]),
+                requests=_distinct([r for g, _ in sources for r in g.requests] + asked),
+                rows=sum(int(keep.sum()) for _, keep in sources),
+                dim=first.dim,
+                dtype=first.dtype,
+                slabs=_slabs(sources),
+            )
+        for view in views:
+            write_view(file, view)
 
 
 def _slabs(sources: list[_Source]) -> Iterator[tuple[Digests, Vectors]]:

@@ -10,9 +10,9 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from data.errors import DiskFull, StoreBusy
 
@@ -56,19 +56,25 @@ def stage_block(store: Path, run_id: str, number: int, image: bytes) -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a whole file so that a crash at any moment leaves the old one or the new one."""
     with atomic_file(path) as file:
-        file.write(content)
+        write_all(file, content)
+
+
+def write_all(file: IO[bytes], content: Any) -> None:
+    """Write all of a buffer to an unbuffered file, which may take it in pieces: a full disk takes a first part."""
+    rest = memoryview(content).cast("B")
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that becomes `path` when the block ends well, and disappears when it does not."""
+    """Yield an unbuffered file (see `write_all`) that becomes `path` when the block ends well, and disappears when it does not."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "x+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
-            file.flush()
             os.fsync(file.fileno())
             os.rename(temporary, path)
         sync_folder(path.parent)
@@ -92,11 +98,16 @@ def clear_blocks(store: Path, published: list[Path]) -> None:
     for block in published:
         block.unlink(missing_ok=True)
     if folder.is_dir():
-        for leftover in folder.glob(f"*{_TEMPORARY}"):
-            if _abandoned(leftover):
-                leftover.unlink(missing_ok=True)
+        sweep(folder.iterdir())
         with contextlib.suppress(OSError):  # not empty: another run is staging
             folder.rmdir()
+
+
+def sweep(files: Iterable[Path], grace: float = _GRACE_SECONDS) -> None:
+    """Remove those of some files that a writer left half written, `grace` seconds ago or more, when it died."""
+    for file in files:
+        if file.name.endswith(_TEMPORARY) and _abandoned(file, grace):
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -118,12 +129,12 @@ def publish_lock(store: Path, timeout: float = 60.0) -> Iterator[None]:
     path = store / ".lock" if store.is_dir() else store.with_name(f".{store.name}.lock")
     deadline = time.monotonic() + timeout
     while True:
-        file = open(path, "a+b")  # noqa: SIM115  (closed below or by the next round)
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115  (closed below or by the next round)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read(64).decode(errors="replace").strip() or "unknown"
+            holder = (file.read(64) or b"").decode(errors="replace").strip() or "unknown"
             file.close()
             if time.monotonic() >= deadline:
                 raise StoreBusy(
@@ -141,9 +152,9 @@ def publish_lock(store: Path, timeout: float = 60.0) -> Iterator[None]:
             break
         file.close()
     with file:
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
+        with contextlib.suppress(OSError):  # only a hint for others, and a full disk must not stop a publish here
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         try:
             yield
         finally:
@@ -164,28 +175,29 @@ def disk_full_hint(store: Path, needed: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, DiskFull) or not is_disk_full(error):
+        code = 0 if isinstance(error, DiskFull) else _disk_full_code(error)
+        if not code:
             raise
         free = shutil.disk_usage(store.parent).free
         raise DiskFull(
             f"no room to write {store}: this step takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free "
-            f"({error.strerror or error}). Nothing is lost: free some space and run the same command again"
+            f"({os.strerror(code).lower()}). Nothing is lost: free some space and run the same command again"
         ) from error
 
 
-def is_disk_full(error: OSError) -> bool:
-    """Whether an error says that the disk, the quota or the allowed file size is used up.
+def _disk_full_code(error: OSError) -> int:
+    """Return the errno if an error says that the disk, the quota or the allowed file size is used up, else 0.
 
     h5py passes the system's error on only as text, so that is searched too.
     """
     if error.errno in _DISK_FULL:
-        return True
-    return any(f"errno = {code}" in str(error) for code in _DISK_FULL)
+        return error.errno
+    return next((code for code in _DISK_FULL if f"errno = {code}," in str(error)), 0)
 
 
-def _abandoned(path: Path) -> bool:
+def _abandoned(path: Path, grace: float) -> bool:
     try:
-        if time.time() - path.stat().st_mtime < _GRACE_SECONDS:
+        if time.time() - path.stat().st_mtime < grace:
             return False
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
