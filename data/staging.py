@@ -68,7 +68,7 @@ def write_all(file: IO[bytes], content: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield an unbuffered file (see `write_all`) that becomes `path` when the block ends well, and disappears when it does not."""
+    """Yield an unbuffered file (see `write_all`) that becomes `path` when all ends well, and disappears otherwise."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
     try:
         with open(temporary, "x+b", buffering=0) as file:
