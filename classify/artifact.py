@@ -119,6 +119,7 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
     arrays["scaler.mean"] = training.scaler.mean
     arrays["scaler.scale"] = training.scaler.scale
     arrays["train_keys"] = np.sort(_keys(samples.digests))
+    info["arrays"] = _arrays_digest(arrays)
     content = save(arrays, metadata={_KEY: json.dumps(info, sort_keys=True)})
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
@@ -147,6 +148,8 @@ def load_head(path: Path) -> TrainedHead:
             raise HeadError(
                 f"{path} has format {info['format']}, this Penult reads up to {FORMAT_VERSION}: update Penult"
             )
+        if _arrays_digest(arrays) != info["arrays"]:
+            raise HeadError(f"{path} is damaged (its arrays are not what was written): make it anew with `fit`")
         head = HEADS[info["kind"]](**info["params"])
         state = {name[5:]: array for name, array in arrays.items() if name.startswith("head.")}
         head.restore(state, len(info["classes"]), info["scale"])
@@ -171,6 +174,15 @@ def training_identity(samples: Samples) -> str:
     digest = hashlib.sha256()
     for content, target in zip(samples.digests.tolist(), samples.y.tolist(), strict=True):
         digest.update(content + b" " + samples.classes[target].encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _arrays_digest(arrays: dict[str, Array]) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes: safetensors itself has no checksum."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ Each head trains through scikit-learn where that has the method, keeps only arra
 that is what lets it be stored without pickle. X is standardised by the caller (`classify.selection`).
 """
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -173,6 +174,10 @@ class LDAHead(LinearHead):
 
         self._begin(y)
         k = len(self.classes_)
+        if len(X) <= k:  # one picture of each class: nothing varies within one, so every direction counts the same
+            nearest = CentroidHead().fit(X, y)
+            self.coef_, self.intercept_ = nearest.coef_, nearest.intercept_
+            return self
         priors = np.full(k, 1 / k) if self.class_weight == "balanced" else None
         self._keep(LinearDiscriminantAnalysis(solver="lsqr", shrinkage=self.shrinkage, priors=priors).fit(X, y))
         return self
@@ -258,13 +263,14 @@ class MLPHead(Head):
         weights = (len(encoded) / (len(counts) * counts))[encoded] if self.class_weight == "balanced" else None
         # a tenth must hold a picture of every class, else the stopping rule has nothing to go by
         early = counts.min() >= 2 and len(encoded) // 10 >= len(counts)
+        n_train = len(encoded) - math.ceil(len(encoded) / 10) if early else len(encoded)
         model = MLPClassifier(
             (self.hidden,),
             alpha=self.alpha,
             random_state=self.random_state,
             early_stopping=early,
             max_iter=200,
-            batch_size=min(128, len(encoded)),
+            batch_size=min(128, n_train),
         ).fit(X, y, sample_weight=weights)
         self.converged_ = bool(model.n_iter_ < 200)
         (self.hidden_, self.output_) = (np.asarray(w, dtype=np.float32) for w in model.coefs_)

@@ -1,9 +1,10 @@
 """Training a head honestly: standardisation, the choice of regularisation, calibration; test is never seen."""
 
 import dataclasses
+import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from classify.heads import HEADS, Array, Floats, Head, softmax
 from data.errors import HeadError
@@ -65,7 +67,7 @@ class Training:
     params : dict
         The chosen parameters.
     candidates : list of Candidate
-        Everything that was tried.
+        Everything that was tried; empty where no picture could be held out to try it on.
     cv_accuracy : float or None
         Accuracy over all held-out folds at the chosen parameters; None where val chose.
     tuned_on : str
@@ -142,82 +144,116 @@ def train(
     _check_classes(samples)
     fixed = dict(params or {})
     grid = _grid(kind, fixed, tune)
-    X = samples.X.astype(np.float32, copy=False)
-    y, n_classes = samples.y, len(samples.classes)
-    if tune == "val":
-        if val is None or not len(val.labelled()):
-            raise HeadError("--tune val needs labelled pictures in a split named val: use --tune cv")
-        val = val.labelled()
-        held = [(np.arange(len(y)), (val.X.astype(np.float32, copy=False), val.y))]
-        n_folds = 0
-    else:
-        folds = stratified_folds(y, samples.digests, _FOLDS, seed)
-        n_folds = int(folds.max()) + 1
-        held = [(np.flatnonzero(folds != f), (X[folds == f], y[folds == f])) for f in range(n_folds)]
-        if not held:  # one picture of each class: nothing can be held out
-            grid = _grid(kind, fixed, "none")
+    outsides = _outsides(samples, tune, val, seed)
+    if not outsides:  # one picture of each class: nothing can be held out
+        grid = _grid(kind, fixed, "none")
     made = [lambda p=p: HEADS[kind](**p, class_weight=class_weight, random_state=seed) for p in grid]
-    total, done = len(held) * len(grid) + 1, 0
-
-    def scored(rows: Array, outside: tuple[Array, Array], scaler: Scaler, make: Callable[[], Head]) -> Floats:
-        head: Any = make().fit(scaler.transform(X[rows]), y[rows])
-        scores: Floats = head.scores(scaler.transform(outside[0]))
-        if scores.shape[1] == n_classes:
-            return scores
-        # a class whose every picture is held out, being a copy of another class's: last in every row
-        full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
-        full[:, head.classes_] = scores
-        return full
-
-    outputs: list[list[Floats]] = [[] for _ in grid]
-    truths: list[Array] = []
+    total = len(outsides) * len(grid) + 1
+    report = on_progress or (lambda done, total: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
-        for rows, outside in held:
-            scaler = Scaler.fit(X[rows])
-            jobs = (delayed(scored)(rows, outside, scaler, make) for make in made)
-            for i, scores in enumerate(Parallel(n_jobs=2, prefer="threads")(jobs)):
-                outputs[i].append(scores)
-                done += 1
-                if on_progress:
-                    on_progress(done, total)
-            truths.append(outside[1])
-        truth = np.concatenate(truths) if truths else np.empty(0, dtype=np.int32)
-        calibrated = HEADS[kind].calibrated
-        candidates, scales = [], []
-        for choice, parts in zip(grid, outputs, strict=True):
-            scores = np.concatenate(parts) if parts else np.empty((0, n_classes))
-            scale = 1.0 if calibrated or not len(scores) else fit_scale(scores, truth)
-            accuracy = float((scores.argmax(axis=1) == truth).mean()) if len(truth) else float("nan")
-            candidates.append(Candidate(choice, accuracy, log_loss(softmax(scale * scores), truth)))
-            scales.append(scale)
-        best = (
-            min(range(len(grid)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i))
-            if len(truth)
-            else 0
+        # of lda, where a class has one picture, which then adds nothing to the covariance
+        warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
+        outputs, truth = _held_out_scores(samples, outsides, made, lambda done: report(done, total))
+        candidates, scales = _judge(grid, outputs, truth, HEADS[kind].calibrated)
+        best = min(
+            range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i), default=0
         )
-        scaler = Scaler.fit(X)
-        head = made[best]().fit(scaler.transform(X), y)
-    head.scale_ = scales[best]
+        scaler = Scaler.fit(samples.X)
+        head = made[best]().fit(scaler.transform(samples.X), samples.y)
+    head.scale_ = scales[best] if scales else 1.0
     notes = [] if head.converged_ else [f"the solver of {kind} stopped before it had converged"]
     if len(grid) > 1 and best == len(grid) - 1:
         setting = ", ".join(f"{k} = {v}" for k, v in grid[best].items())
         notes.append(f"the weakest regularisation that was tried won ({setting}); --param sets one beyond it")
-    if on_progress:
-        on_progress(total, total)
+    report(total, total)
     return Training(
         kind=kind,
         head=head,
         scaler=scaler,
         params=grid[best],
         candidates=candidates,
-        cv_accuracy=None if tune == "val" or not len(truth) else candidates[best].accuracy,
+        cv_accuracy=candidates[best].accuracy if candidates and tune != "val" else None,
         tuned_on=tune,
-        folds=n_folds,
+        folds=0 if tune == "val" else len(outsides),
         seed=seed,
         seconds=time.perf_counter() - start,
         notes=notes,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outside:
+    """Training rows of a fold, and what is held out from them: other rows, or the val split."""
+
+    inside: Array
+    X: Callable[[], Array]
+    y: Array
+
+
+def _outsides(samples: Samples, tune: str, val: Samples | None, seed: int) -> list[_Outside]:
+    y = samples.y
+    if tune == "val":
+        val = val.labelled() if val is not None else None
+        if val is None or not len(val):
+            raise HeadError("--tune val needs labelled pictures in a split named val: use --tune cv")
+        held = val.X
+        return [_Outside(np.arange(len(y)), lambda: held, val.y)]
+    folds = stratified_folds(y, samples.digests, _FOLDS, seed)
+    held_out = []
+    for f in range(int(folds.max(initial=-1)) + 1):
+        inside, out = np.flatnonzero(folds != f), np.flatnonzero(folds == f)
+        if len(np.unique(y[inside])) > 1:  # else, in tiny sets with copies, there is nothing to learn
+            held_out.append(_Outside(inside, lambda out=out: samples.X[out], y[out]))  # type: ignore[misc]
+    return held_out
+
+
+def _held_out_scores(
+    samples: Samples, outsides: list[_Outside], made: Sequence[Callable[[], Head]], report: Callable[[int], None]
+) -> tuple[list[list[Floats]], npt.NDArray[np.int32]]:
+    """Fit every candidate on every fold; return its scores for what was held out, and the truth."""
+    n_classes = len(samples.classes)
+    outputs: list[list[Floats]] = [[] for _ in made]
+    done = 0
+    # candidates run beside each other, so BLAS must not start threads of its own for each
+    with threadpool_limits(1, user_api="blas"):
+        for outside in outsides:
+            rows = samples.X[outside.inside]
+            scaler = Scaler.fit(rows)
+            X, y, X_out = scaler.transform(rows), samples.y[outside.inside], scaler.transform(outside.X())
+            jobs = (delayed(_fit_and_score)(make(), X, y, X_out, n_classes) for make in made)
+            for i, scores in enumerate(Parallel(n_jobs=min(os.cpu_count() or 1, 8), prefer="threads")(jobs)):
+                outputs[i].append(scores)
+                done += 1
+                report(done)
+    truth = np.concatenate([np.empty(0, dtype=np.int32), *(outside.y for outside in outsides)])
+    return outputs, truth
+
+
+def _fit_and_score(head: Any, X: Array, y: Array, X_out: Array, n_classes: int) -> Floats:
+    scores: Floats = head.fit(X, y).scores(X_out)
+    if scores.shape[1] == n_classes:
+        return scores
+    # a class whose every picture is held out, being a copy of another class's: last in every row
+    full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
+    full[:, head.classes_] = scores
+    return full
+
+
+def _judge(
+    grid: list[dict[str, Any]], outputs: list[list[Floats]], truth: Array, calibrated: bool
+) -> tuple[list[Candidate], list[float]]:
+    """Return each setting's held-out accuracy and log-loss, and the factor that its scores want."""
+    if not len(truth):
+        return [], []
+    candidates, scales = [], []
+    for params, parts in zip(grid, outputs, strict=True):
+        scores = np.concatenate(parts)
+        scale = 1.0 if calibrated else fit_scale(scores, truth)
+        accuracy = float((scores.argmax(axis=1) == truth).mean())
+        candidates.append(Candidate(params, accuracy, log_loss(softmax(scale * scores), truth)))
+        scales.append(scale)
+    return candidates, scales
 
 
 def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.NDArray[np.int64]:

@@ -9,7 +9,9 @@ import errno
 import fcntl
 import os
 import shutil
+import socket
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +19,8 @@ from typing import IO, Any
 from data.errors import DiskFull, StoreBusy
 
 _TEMPORARY = ".writing"
+# In the name of a temporary file, so that another machine's process numbers are not taken for ours.
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 # A temporary file younger than this may belong to a writer that has opened but not yet locked it.
 _GRACE_SECONDS = 60.0
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
@@ -69,7 +73,7 @@ def write_all(file: IO[bytes], content: Any) -> None:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield an unbuffered file (see `write_all`) that becomes `path` when all ends well, and disappears otherwise."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
+    temporary = path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
     try:
         with open(temporary, "x+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -196,6 +200,10 @@ def _disk_full_code(error: OSError) -> int:
 
 
 def _abandoned(path: Path, grace: float) -> bool:
+    """Whether the writer of a temporary file is dead, as far as can be told from here."""
+    host, _, pid = path.name[: -len(_TEMPORARY)].rpartition(".")[2].partition("-")
+    if host == _HOST and pid.partition("-")[0].isdigit() and not _alive(int(pid.partition("-")[0])):
+        return True
     try:
         if time.time() - path.stat().st_mtime < grace:
             return False
@@ -204,3 +212,13 @@ def _abandoned(path: Path, grace: float) -> bool:
         return True
     except OSError:
         return False
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -101,6 +101,22 @@ class FeatureStore:
         """Whether anything was published here yet."""
         return bool(self.part_paths()) if self.path.is_dir() else self.path.exists()
 
+    def refuse_other_folder(self) -> None:
+        """Raise if this is a folder that holds other things than a store, before anything is written into it.
+
+        Raises
+        ------
+        StoreError
+            With a path to name instead.
+        """
+        if self.path.is_dir() and not self.part_paths():
+            inside = [name for name in os.listdir(self.path) if not name.startswith(".")]
+            if inside:
+                raise StoreError(
+                    f"{self.path} is a folder with other things in it ({', '.join(sorted(inside)[:3])}): name a file "
+                    f"such as {self.path}.h5, or a new folder"
+                )
+
     def part_paths(self) -> list[Path]:
         """Return the files that the store consists of, oldest first."""
         return sorted(self.path.glob("*.h5")) if self.path.is_dir() else [self.path]

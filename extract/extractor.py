@@ -163,6 +163,7 @@ class Extractor:
         start = time.perf_counter()
         asked = request(self.backbone, self.weights, self.options, self.seed)
         store = FeatureStore(self.store)
+        store.refuse_other_folder()
         features = store.features() if store.exists() else {}
         old_view = (store.views() if store.exists() else {}).get(self.images.name)
         spec = next((info.spec for info in features.values() if asked in info.requests), None)

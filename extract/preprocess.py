@@ -79,8 +79,8 @@ def decode(content: bytes) -> Image.Image:
                 raise UndecodableError(
                     f"too large to decode safely: {width} x {height} pixels, the limit is {MAX_PIXELS:,}"
                 )
-            orientation = _orientation(image)
             image.load()
+            orientation = _orientation(image)  # after loading, since Pillow's TIFF reader applies it by itself
             rgb = _to_rgb(image)
     except UndecodableError:
         raise

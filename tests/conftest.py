@@ -1,6 +1,8 @@
 """What tests share: drawn pictures, a tiny network's weights, and the way to the real data."""
 
+import contextlib
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from data.layout import block_image
 from data.spec import FeatureSpec
 from data.staging import new_run_id, stage_block
 from data.views import View
+from pipeline import main
 
 ROOT = Path(__file__).resolve().parent.parent
 # A real network that is small enough to run in a moment; its weights are random, by seed.
@@ -69,10 +72,24 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def penult(*arguments: str | Path, cwd: Path | None = None, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+def penult(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, which has loaded torch already; exit code and output as from a shell."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(contextlib.chdir(cwd or Path.cwd()))
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as usage:
+            code = int(usage.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def penult_process(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     command = [sys.executable, str(ROOT / "pipeline.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 SPEC = FeatureSpec("timm/test_resnet", "sha256:" + "0" * 64)

@@ -170,12 +170,12 @@ def test_what_dead_writers_leave_is_swept_and_what_live_ones_write_is_not(tmp_pa
     store = tmp_path / "f.h5"
     stage(store, [1])
     folder = staging_folder(store)
-    for name, seconds in (("old.h5.1-a.writing", 3600), ("new.h5.2-b.writing", 0)):
+    for name, seconds in (("old.h5.other-1-a.writing", 3600), ("new.h5.other-2-b.writing", 0)):
         (folder / name).write_bytes(b"half")
         stamp = time.time() - seconds
         os.utime(folder / name, (stamp, stamp))
     clear_blocks(store, staged_blocks(store))
-    assert [p.name for p in folder.iterdir()] == ["new.h5.2-b.writing"]
+    assert [p.name for p in folder.iterdir()] == ["new.h5.other-2-b.writing"]
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path):

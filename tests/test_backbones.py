@@ -1,0 +1,277 @@
+"""Networks and weights: what is loaded, what is refused, and that nothing of a network changes."""
+
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from conftest import draw
+from PIL import Image
+from safetensors.torch import save_file
+
+from data.errors import BackboneError, MissingDependency, MissingFile, WeightsError
+from data.images import open_images
+from data.store import FeatureStore
+from extract.backbones import Options, open_backbone, resolve_name
+from extract.engines import TorchEngine
+from extract.extractor import Extractor
+from extract.preprocess import decode, to_input
+from extract.weights import read_state_dict, weights_digest
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return open_backbone("timm/test_resnet", "random").network
+
+
+@pytest.fixture
+def state(tiny):
+    """A state dict of the tiny network with its last layer."""
+    torch.manual_seed(0)
+    return {**tiny.state_dict(), "fc.weight": torch.randn(1000, 96), "fc.bias": torch.zeros(1000)}
+
+
+def opened(path):
+    return open_backbone("timm/test_resnet", str(path))
+
+
+@pytest.mark.parametrize("save", ["pth", "safetensors"])
+def test_the_same_weights_give_the_same_spec_whatever_they_are_wrapped_in(tmp_path, state, tiny, save):
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    as_saved = {k: v.float() if v.is_floating_point() else v for k, v in halves.items()}
+    variants = {
+        "plain": halves,
+        "module": {f"module.{k}": v for k, v in halves.items()},
+        "compiled": {f"_orig_mod.module.{k}": v for k, v in halves.items()},
+        "lightning": {**{f"model.{k}": v for k, v in as_saved.items()}, "loss.weight": torch.zeros(3)},
+        "other head": {**halves, "fc.weight": torch.randn(7, 96), "fc.bias": torch.zeros(7)},
+        "no head": {k: v for k, v in halves.items() if not k.startswith("fc.")},
+    }
+    if save == "pth":
+        variants["checkpoint"] = {"epoch": 3, "state_dict": halves, "optimizer": {"lr": 0.1}}
+        variants["nested"] = {"model": {"state_dict": halves}}
+    digests = set()
+    for name, content in variants.items():
+        path = tmp_path / f"{name}.{save}"
+        torch.save(content, path) if save == "pth" else save_file(content, path)
+        digests.add(opened(path).spec.weights)
+    assert len(digests) == 1
+    assert digests != {weights_digest(tiny)}  # half precision is other weights
+
+
+def test_a_file_that_does_not_fit_says_which_keys_and_shapes(tmp_path, state):
+    state["conv1.extra"] = torch.zeros(2)
+    del state["bn1.bias"]
+    name = next(k for k in state if k.startswith("layer2") and state[k].ndim == 4)
+    shape = tuple(state[name].shape)
+    state[name] = torch.zeros(5, 5)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError) as caught:
+        opened(tmp_path / "w.pth")
+    message = str(caught.value)
+    assert "w.pth does not fit timm/test_resnet" in message
+    assert "1 keys are missing (bn1.bias)" in message
+    assert "1 keys are unknown (conv1.extra)" in message
+    assert f"1 have another shape ({name} (file (5, 5), network {shape}))" in message
+    assert "--backbone" in message
+
+
+class Malice:
+    def __reduce__(self):
+        return (eval, ("open('/tmp/penult-was-here', 'w')",))
+
+
+def test_a_file_with_code_is_refused_and_the_code_not_run(tmp_path):
+    for name, content in (("a.pth", {"state_dict": Malice()}), ("b.pth", torch.nn.Linear(2, 2))):
+        torch.save(content, tmp_path / name)
+        with pytest.raises(WeightsError, match="reading the rest would run its code: .* save `model.state_dict"):
+            opened(tmp_path / name)
+    (tmp_path / "c.pth").write_bytes(pickle.dumps(Malice()))
+    with pytest.raises(WeightsError):
+        opened(tmp_path / "c.pth")
+    from pathlib import Path
+
+    assert not Path("/tmp/penult-was-here").exists()
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_file_that_is_no_weights(tmp_path, name):
+    for content in (b"", b"hello", b"PK\x03\x04 cut short"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{name}"):
+            opened(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "z.pth", "w") as archive:
+        archive.writestr("x", "y")
+    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+        opened(tmp_path / "z.pth")
+    torch.save({"epoch": 3}, tmp_path / "e.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
+        opened(tmp_path / "e.pth")
+    with pytest.raises(MissingFile, match="check --weights"):
+        opened(tmp_path / "gone.pth")
+
+
+def test_weights_with_nan_are_refused(tmp_path, state):
+    state["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds NaN or infinity"):
+        opened(tmp_path / "w.pth")
+
+
+def test_the_old_names_of_densenet_are_understood(tmp_path):
+    import torchvision
+
+    torch.manual_seed(0)
+    state = torchvision.models.densenet121().state_dict()
+    old = {k.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): v for k, v in state.items()}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "old.pth")
+    torch.save(state, tmp_path / "new.pth")
+    specs = [open_backbone("densenet121", str(tmp_path / f"{n}.pth")).spec for n in ("old", "new")]
+    assert specs[0] == specs[1]
+
+
+def test_names():
+    assert resolve_name("efficientnet_lite0") == ("timm", "tf_efficientnet_lite0")
+    assert resolve_name("resnet18") == ("torchvision", "resnet18")
+    assert resolve_name("timm/resnet18") == ("timm", "resnet18")
+    assert resolve_name("vit_tiny_patch16_224") == ("timm", "vit_tiny_patch16_224")
+    with pytest.raises(BackboneError, match="no network 'resnet19' in torchvision or timm: did you mean resnet1"):
+        resolve_name("resnet19")
+    with pytest.raises(BackboneError, match="put torchvision/ or timm/ before its name"):
+        resolve_name("hub/resnet18")
+    with pytest.raises(WeightsError, match="resnet18 has no weights 'best': .* IMAGENET1K_V1"):
+        open_backbone("resnet18", "best")
+
+
+def test_without_torch_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependency, match=r"pip install 'penult\[extract\]'"):
+        open_backbone("resnet18")
+
+
+def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch):
+    import torch.hub
+
+    def offline(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(WeightsError, match="not in the hub's cache and could not be fetched .* --weights FILE"):
+        open_backbone("squeezenet1_0")
+
+
+# One of each family: the last layer is a fc, a classifier, a list's last entry, a head, a convolution.
+FAMILIES = [
+    ("resnet18", 512),
+    ("alexnet", 4096),
+    ("densenet121", 1024),
+    ("squeezenet1_1", 512),
+    ("mobilenet_v3_small", 1024),
+    ("shufflenet_v2_x0_5", 1024),
+    ("googlenet", 1024),
+    ("inception_v3", 2048),
+    ("efficientnet_b0", 1280),
+    ("convnext_tiny", 768),
+    ("regnet_y_400mf", 440),
+    ("mnasnet0_5", 1280),
+    ("swin_t", 768),
+    ("vit_b_16", 768),
+    ("timm/mobilenetv3_small_050", 1024),
+    ("timm/test_vit", 64),
+]
+
+
+@pytest.mark.parametrize(("name", "dim"), FAMILIES)
+def test_the_penultimate_layer_is_the_input_of_the_last_one(name, dim):
+    backbone = open_backbone(name, "random")
+    assert not backbone.network.training
+    assert not any(p.requires_grad for p in backbone.network.parameters())
+    side = backbone.spec.crop[0]
+    features = TorchEngine(backbone, "cpu").forward(np.zeros((2, side, side, 3), np.uint8))
+    assert features.shape == (2, dim)
+    assert features.dtype == np.float32
+
+
+def test_an_extraction_leaves_the_network_as_it_was(tmp_path, monkeypatch):
+    for i in range(5):
+        draw(tmp_path / "p" / "a" / f"{i}.png", i)
+    kept = open_backbone("timm/test_resnet", "random", Options(), 0)
+    before = {k: v.clone() for k, v in kept.network.state_dict().items()}
+    monkeypatch.setattr("extract.extractor.open_backbone", lambda *_: kept)
+    Extractor(open_images(tmp_path / "p"), tmp_path / "f.h5", backbone="timm/test_resnet", weights="random").run()
+    after = kept.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert not any(module.training for module in kept.network.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mobilenet_v2", Options(mean=(0.5,), std=(0.5,))), ("squeezenet1_0", Options())],
+)
+def test_real_weights_give_what_a_direct_forward_pass_gives(tmp_path, real_data, real_weights, name, options):
+    import torchvision
+    from torchvision.transforms import functional as F
+
+    pictures = sorted((real_data / "hymenoptera/val/ants").iterdir())[:12]
+    for picture in pictures:
+        (tmp_path / "p/ants").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "p/ants" / picture.name).symlink_to(picture)
+    network = torchvision.models.get_model(name).eval()
+    weights = {k: v.float() for k, v in torch.load(real_weights / f"{name}.pth", weights_only=True).items()}
+    missing, unknown = network.load_state_dict(weights, strict=False)
+    assert unknown == []
+    assert all(k.endswith("num_batches_tracked") for k in missing)
+    mean, std = ([0.5] * 3,) * 2 if name == "mobilenet_v2" else ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    expected = []
+    with torch.inference_mode():
+        for picture in pictures:  # one by one, contiguous, torchvision's own transforms
+            x = F.center_crop(F.resize(Image.open(picture).convert("RGB"), 256), 224)
+            x = F.normalize(F.to_tensor(x), mean, std)[None]
+            expected.append(network.features(x).mean((2, 3))[0].numpy())
+    expected = np.stack(expected)
+    for batch_size in (1, 5, 32):
+        store = tmp_path / f"{batch_size}.h5"
+        path = str(real_weights / f"{name}.pth")
+        job = {"backbone": name, "weights": path, "options": options, "batch_size": batch_size}
+        Extractor(open_images(tmp_path / "p"), store, **job).run()
+        samples = FeatureStore(store).load()
+        assert samples.paths == [f"ants/{p.name}" for p in pictures]
+        error = np.linalg.norm(samples.X - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert error.max() < 1e-5
+
+
+def test_the_default_network_is_timms_lite0_with_the_packaged_weights():
+    import timm
+
+    backbone = open_backbone("efficientnet_lite0")
+    assert backbone.spec.backbone == "timm/tf_efficientnet_lite0"
+    assert backbone.spec.mean == (127 / 255,) * 3
+    assert backbone.spec.std == (128 / 255,) * 3
+    assert (backbone.spec.resize, backbone.spec.crop, backbone.spec.interpolation) == (256, (224, 224), "bicubic")
+    from extract.backbones import _packaged_file
+
+    reference = timm.create_model("tf_efficientnet_lite0")
+    packaged = read_state_dict(_packaged_file())
+    reference.load_state_dict(dict(zip(reference.state_dict(), packaged.values(), strict=True)))
+    reference.eval()
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3)).astype(np.uint8)
+    x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 127 / 255) / (128 / 255)
+    with torch.inference_mode():
+        expected = reference.forward_head(reference.forward_features(x), pre_logits=True).numpy()
+    got = TorchEngine(backbone, "cpu").forward(pixels)
+    assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_rotation_by_exif_does_not_change_the_features(tmp_path):
+    upright = Image.open(draw(tmp_path / "a.png", 3, size=(60, 40)))
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the viewer must turn it by 90 degrees clockwise
+    turned.save(tmp_path / "b.png", exif=exif)
+    spec = open_backbone("timm/test_resnet", "random").spec
+    same = to_input(decode((tmp_path / "b.png").read_bytes()), spec) == to_input(upright, spec)
+    assert same.all()

@@ -1,0 +1,300 @@
+"""The command line as a person meets it: help, errors, exit codes, JSON, tables."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, draw, penult, penult_process
+
+from data.store import FeatureStore
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with pictures, a store and two heads."""
+    folder = tmp_path_factory.mktemp("work")
+    seed = 0
+    for split, n in (("train", 10), ("test", 6)):
+        for hue, name in enumerate(("red", "green", "blue")):
+            for i in range(n):
+                draw(folder / "pictures" / split / name / f"{i}.png", seed, hue)
+                seed += 1
+    assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=folder).returncode == 0
+    for kind in ("lr", "svm"):
+        assert penult("fit", "f.h5", "--head", kind, "-o", f"{kind}.head", cwd=folder).returncode == 0
+    return folder
+
+
+def test_help_names_every_verb_and_how_to_start():
+    text = penult("--help").stdout
+    for verb in ("extract", "fit", "eval", "predict", "info", "verify", "demo"):
+        assert f"\n    {verb} " in text
+        assert penult(verb, "--help").returncode == 0
+    assert "penult demo" in text
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["fit", "f.h5"], ["extract", "x"], ["fit", "f.h5", "--head", "tree", "-o", "h"]]
+)
+def test_wrong_usage_exits_2(arguments):
+    done = penult(*arguments)
+    assert done.returncode == 2
+    assert "usage: penult" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "nowhere", "-o", "x.h5"], "nowhere does not exist: name a folder of pictures or a CSV manifest"),
+        (["extract", "empty", "-o", "x.h5"], "empty holds no pictures"),
+        (["extract", "pictures", "-o", "x.h5", "--backbone", "resnet1800"], "no network 'resnet1800'"),
+        (["extract", "pictures", "-o", "x.h5", "--weights", "no.pth"], "no.pth does not exist: check --weights"),
+        (["extract", "pictures", "-o", "x.h5", *TINY, "--device", "cuda:9"], "device cuda:9 is not available"),
+        (["extract", "pictures", "-o", "x.h5", *TINY, "--resize", "10"], "resized to 10 and cropped to 160"),
+        (["extract", "pictures", "-o", "pictures", *TINY], "name a file such as pictures.h5"),
+        (["fit", "no.h5", "--head", "lr", "-o", "x.head"], "no.h5 does not exist: run `extract IMAGES -o no.h5`"),
+        (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--split", "dev"], "no split 'dev', its splits are: test"),
+        (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--tune", "val"], "no split 'val', its splits are: test"),
+        (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--param", "k=3"], "head lr has no parameter 'k', only: C"),
+        (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--dataset", "x"], "holds no image set 'x', only pictures"),
+        (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--features", "vgg"], "holds no features 'vgg', only timm"),
+        (["fit", "lr.head", "--head", "lr", "-o", "x.head"], "lr.head is not a feature store"),
+        (["eval", "f.h5", "f.h5"], "f.h5 cannot be read as a head"),
+        (["eval", "no.head", "f.h5"], "no.head does not exist: make a head with `fit"),
+        (["eval", "lr.head", "f.h5", "--split", "val"], "has no split 'val'"),
+        (["predict", "lr.head", "nowhere.png"], "nowhere.png does not exist"),
+        (["info", "no.h5"], "no.h5 does not exist"),
+        (["verify", "no.h5"], "no.h5 does not exist"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_clear_sentence_and_exit_1(work, arguments, message):
+    (work / "empty").mkdir(exist_ok=True)
+    done = penult(*arguments, cwd=work)
+    assert done.returncode == 1
+    assert done.stderr.startswith("penult: error: ")
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert not (work / "x.h5").exists()
+    assert not (work / "x.head").exists()
+
+
+def test_debug_shows_the_traceback(work):
+    assert "Traceback" in penult_process("info", "no.h5", "--debug", cwd=work).stderr
+
+
+def test_one_class_and_a_class_missing_from_train(tmp_path):
+    for i in range(4):
+        draw(tmp_path / "one/a" / f"{i}.png", i)
+        draw(tmp_path / "two/train/a" / f"{i}.png", i)
+        draw(tmp_path / "two/train/b" / f"{i}.png", 10 + i)
+        draw(tmp_path / "two/test/c" / f"{i}.png", 20 + i)
+    for name, message in (
+        ("one", "has one class (a): a head needs at least two"),
+        ("two", "split 'train' has no picture of 'c': add some"),
+    ):
+        assert penult("extract", name, "-o", f"{name}.h5", *TINY, cwd=tmp_path).returncode == 0
+        done = penult("fit", f"{name}.h5", "--head", "lr", "-o", "x.head", cwd=tmp_path)
+        assert done.returncode == 1
+        assert message in done.stderr
+
+
+def test_the_json_of_fit(work):
+    done = penult("fit", "f.h5", "--head", "lr", "-o", "again.head", "--json", "-", cwd=work)
+    result = json.loads(done.stdout)
+    assert {"head", "params", "cv_accuracy", "n_train", "seconds"} <= set(result)
+    assert (result["head"], result["kind"], result["n_train"]) == ("again.head", "lr", 30)
+    assert (work / "again.head").read_bytes() == (work / "lr.head").read_bytes()  # the same command, the same head
+    assert "chosen by 5-fold cross-validation" in done.stderr
+
+
+def test_the_json_of_eval(work):
+    done = penult("eval", "lr.head", "svm.head", "f.h5", "--json", "r.json", cwd=work)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((work / "r.json").read_text())
+    assert (result["split"], result["n"], result["classes"]) == ("test", 18, ["blue", "green", "red"])
+    keys = {
+        "head",
+        "kind",
+        "accuracy",
+        "accuracy_ci95",
+        "balanced_accuracy",
+        "macro_f1",
+        "log_loss",
+        "ece",
+        "per_class",
+        "confusion_matrix",
+    }
+    for head in result["heads"]:
+        assert keys <= set(head)
+        low, high = head["accuracy_ci95"]
+        assert low <= head["accuracy"] <= high
+        assert np.sum(head["confusion_matrix"]) == 18
+    accuracies = [head["accuracy"] for head in result["heads"]]
+    assert accuracies == sorted(accuracies, reverse=True)
+    (pair,) = result["pairs"]
+    assert {"a", "b", "p_value", "verdict"} <= set(pair)
+    assert "tie at n = 18" in done.stdout or "is better" in done.stdout
+
+
+def test_prediction_is_the_same_alone_in_a_batch_and_through_the_store(work):
+    done = penult("predict", "lr.head", "pictures/test", "--json", "-", cwd=work)
+    result = json.loads(done.stdout)
+    assert result["skipped"] == []
+    together = {p["path"]: p for p in result["predictions"]}
+    assert len(together) == 18
+    from classify.artifact import load_head
+
+    samples = FeatureStore(work / "f.h5").load("test")
+    head = load_head(work / "lr.head")
+    for path, probabilities in zip(samples.paths, head.predict_proba(samples.X), strict=True):
+        p = together[f"pictures/{path}"]
+        assert p["label"] == head.classes[probabilities.argmax()]
+        assert p["probability"] == pytest.approx(probabilities.max(), abs=1e-5)
+        assert sum(p["probabilities"].values()) == pytest.approx(1)
+    for path in ["pictures/test/red/0.png", "pictures/test/blue/3.png"]:
+        (alone,) = json.loads(penult("predict", "lr.head", path, "--json", "-", cwd=work).stdout)["predictions"]
+        assert alone["label"] == together[path]["label"]
+        assert alone["probability"] == pytest.approx(together[path]["probability"], abs=1e-5)
+
+
+def test_prediction_as_a_table_and_as_csv_with_bad_files_listed(work):
+    new = work / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    for i in range(3):
+        draw(new / f"{i}.png", 70 + i, i)
+    (new / "bad.jpg").write_bytes(b"")
+    done = penult("predict", "lr.head", "new", "--csv", "p.csv", cwd=work)
+    assert done.returncode == 0
+    assert "skipped new/bad.jpg: the file is empty" in done.stdout
+    with open(work / "p.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == ["new/0.png", "new/1.png", "new/2.png"]
+    assert set(rows[0]) == {"path", "label", "probability", "blue", "green", "red"}
+    piped = penult("predict", "lr.head", "new/0.png", "new/1.png", "--csv", "-", cwd=work)
+    assert piped.stdout.splitlines()[0] == "path,label,probability,blue,green,red"
+    assert len(piped.stdout.splitlines()) == 3
+    none = penult("predict", "lr.head", "new/bad.jpg", "--json", "-", cwd=work)
+    assert none.returncode == 1
+    assert json.loads(none.stdout) == {
+        "predictions": [],
+        "skipped": [{"path": "new/bad.jpg", "reason": "the file is empty"}],
+    }
+
+
+def test_a_store_of_another_fingerprint_is_refused_field_by_field(work):
+    assert (
+        penult("extract", "pictures", "-o", "other.h5", *TINY, "--interpolation", "nearest", cwd=work).returncode == 0
+    )
+    done = penult("eval", "lr.head", "other.h5", cwd=work)
+    assert done.returncode == 1
+    assert "other.h5 holds timm/test_resnet/penultimate, head lr.head wants timm/test_resnet/penultimate" in done.stderr
+    assert "they differ in interpolation: nearest, not bi" in done.stderr
+
+
+def test_info_and_verify(work):
+    info = penult("info", "f.h5", cwd=work)
+    assert "timm/test_resnet" in info.stdout
+    assert "3: blue, green, red" in info.stdout
+    result = json.loads(penult("info", "f.h5", "--json", "-", cwd=work).stdout)
+    assert result["datasets"][0]["splits"] == {"test": 18, "train": 30}
+    assert result["features"][0]["provenance"][0]["engine"] == "torch/cpu"
+    verify = penult_process("verify", "f.h5", "--json", "v.json", cwd=work)
+    assert verify.returncode == 0, verify.stderr
+    assert "every checksum is right" in verify.stdout
+    (check,) = json.loads((work / "v.json").read_text())["rechecks"]
+    assert check["checked"] == 8
+    assert check["largest_deviation"] < 1e-5
+
+
+def test_verify_notices_features_that_are_not_of_their_pictures(work, tmp_path):
+    import h5py
+
+    from data.layout import block_checksum
+
+    shutil.copy(work / "f.h5", tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        (group,) = file["features"].values()
+        swapped = group["vectors"][:][::-1].copy()
+        group["vectors"][:] = swapped
+        group["checksum"][0] = block_checksum(group["digest"][:], swapped)
+    done = penult("verify", tmp_path / "f.h5", "--sample", "20", cwd=work)
+    assert done.returncode == 1
+    assert "features extracted again differ by" in done.stderr
+
+
+def test_weights_from_a_file_are_found_again_or_asked_for(tmp_path):
+    import torch
+
+    from extract.backbones import open_backbone
+
+    torch.manual_seed(0)
+    torch.save(open_backbone("timm/test_resnet", "random", seed=3).network.state_dict(), tmp_path / "w.pth")
+    for hue, name in enumerate("ab"):
+        for i in range(6):
+            draw(tmp_path / "p" / name / f"{i}.png", 10 * hue + i, hue)
+    assert (
+        penult(
+            "extract", "p", "-o", "f.h5", "--backbone", "timm/test_resnet", "--weights", "w.pth", cwd=tmp_path
+        ).returncode
+        == 0
+    )
+    assert penult("fit", "f.h5", "--head", "centroid", "-o", "c.head", cwd=tmp_path).returncode == 0
+    assert penult("predict", "c.head", "p/a/0.png", cwd=tmp_path).returncode == 0
+    (tmp_path / "w.pth").rename(tmp_path / "moved.pth")
+    lost = penult("predict", "c.head", "p/a/0.png", cwd=tmp_path)
+    assert lost.returncode == 1
+    assert "needs the weights of timm/test_resnet from a file" in lost.stderr
+    assert "name it with --weights FILE" in lost.stderr
+    assert penult("predict", "c.head", "p/a/0.png", "--weights", "moved.pth", cwd=tmp_path).returncode == 0
+    torch.save(open_backbone("timm/test_resnet", "random", seed=4).network.state_dict(), tmp_path / "other.pth")
+    wrong = penult("predict", "c.head", "p/a/0.png", "--weights", "other.pth", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "they differ in weights: sha256:" in wrong.stderr
+
+
+def test_a_foreign_package_of_the_same_name_is_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/__init__.py").write_text("")
+    paths = [str(tmp_path), str(ROOT)]
+    code = f"import sys; sys.path[:0] = {paths!r}; from pipeline import main; sys.exit(main(['info', 'x']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"the package 'data' comes from {tmp_path}/data/__init__.py" in done.stderr
+    assert "install Penult into an environment of its own" in done.stderr
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(work):
+    command = f"{sys.executable} {ROOT}/pipeline.py info f.h5 | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=work)
+    assert "Traceback" not in done.stderr
+
+
+def test_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(monkeypatch):
+    import io
+
+    from rich.console import Console
+
+    from data import terminal
+
+    now = iter(range(0, 1000, 6))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(now)))
+    plain = io.StringIO()
+    with terminal.ProgressDisplay(Console(file=plain, width=80), "pictures") as display:
+        for done in range(0, 100, 20):
+            display.update(done, 100, skipped=done // 40)
+    assert plain.getvalue().splitlines() == [
+        "20 of 100 pictures, 1.7/s, 48 s left",
+        "60 of 100 pictures, 2.5/s, 16 s left, 1 skipped",
+    ]
+    monkeypatch.undo()
+    bar = io.StringIO()
+    with terminal.ProgressDisplay(Console(file=bar, force_terminal=True, width=80), "pictures") as display:
+        display.update(50, 100, skipped=2)
+        display._bar.refresh()
+    assert "50/100 pictures" in bar.getvalue()
+    assert "2 skipped" in bar.getvalue()

@@ -1,0 +1,347 @@
+"""Extraction, from pictures to the store, by the command line and by its class."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, age, draw, penult, penult_process
+
+from data.errors import ImageSetError
+from data.images import open_images
+from data.layout import Part
+from data.staging import staged_blocks
+from data.store import FeatureStore
+from data.verify import verify_store
+from extract.backbones import Options
+from extract.extractor import Extractor, Interrupted
+
+SMALL = {"backbone": "timm/test_resnet", "weights": "random"}
+
+
+def extract(folder, store, **kwargs):
+    return Extractor(open_images(folder), store, **{**SMALL, **kwargs}).run()
+
+
+def contents(store):
+    """Everything in a store but its provenance, which tells dates."""
+    held = FeatureStore(store)
+    features = {fp: (held.digests(fp).tolist(), held.vectors(fp, held.digests(fp)).tobytes()) for fp in held.features()}
+    views = {n: (v.paths, v.digests.tolist(), v.targets.tolist(), v.splits.tolist()) for n, v in held.views().items()}
+    return features, views
+
+
+def test_the_json_of_the_contract(pictures, tmp_path):
+    done = penult_process("extract", pictures, "-o", tmp_path / "f.h5", *TINY, "--json", "-")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["images"], result["extracted"], result["reused"], result["skipped"]) == (36, 36, 0, [])
+    assert (result["dim"], result["engine"]) == (96, "torch/cpu")
+    assert result["fingerprint"] in FeatureStore(tmp_path / "f.h5").features()
+    assert set(result["stage_seconds"]) == {"read", "decode", "forward", "write"}
+    assert result["images_per_second"] == pytest.approx(36 / result["seconds"], rel=0.01)
+    assert "36 pictures: 36 extracted, 0 reused" in done.stderr
+
+
+def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictures, tmp_path, monkeypatch):
+    extract(pictures, tmp_path / "f.h5")
+    before = (tmp_path / "f.h5").stat().st_ino
+    monkeypatch.setattr("extract.extractor.read_pictures", refuse_to_read)
+    monkeypatch.setattr("extract.extractor.open_backbone", refuse_to_read)
+    again = extract(pictures, tmp_path / "f.h5")
+    assert (again.extracted, again.reused, again.engine, again.published) == (0, 36, "none", False)
+    assert (tmp_path / "f.h5").stat().st_ino == before
+
+
+def refuse_to_read(files, *_, **__):
+    assert list(files) == [], "a picture was opened"
+    return iter(())
+
+
+def test_rehash_looks_again(pictures, tmp_path):
+    extract(pictures, tmp_path / "f.h5")
+    victim = pictures / "train/red/0.png"
+    stat = victim.stat()
+    other = draw(tmp_path / "other.png", 999).read_bytes()
+    victim.write_bytes(other[: stat.st_size].ljust(stat.st_size, b"\0"))  # another content of the same size and time
+    os.utime(victim, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert extract(pictures, tmp_path / "f.h5").extracted == 0
+    assert extract(pictures, tmp_path / "f.h5", rehash=True).extracted == 1
+
+
+def test_a_picture_written_just_now_is_looked_at_again(pictures, tmp_path):
+    (pictures / "train/red/0.png").touch()
+    extract(pictures, tmp_path / "f.h5")
+    assert (FeatureStore(tmp_path / "f.h5").views()["pictures"].mtimes == -1).sum() == 1
+
+
+def test_renames_relabels_and_resplits_cost_no_extraction(pictures, tmp_path):
+    store = tmp_path / "f.h5"
+    extract(pictures, store)
+    (pictures / "train/red").rename(pictures / "train/crimson")
+    (pictures / "test/red").rename(pictures / "test/crimson")
+    shutil.move(pictures / "train/blue/0.png", pictures / "test/blue/moved.png")
+    moved = tmp_path / "elsewhere" / "pictures"
+    moved.parent.mkdir()
+    pictures.rename(moved)
+    result = extract(moved, store)
+    assert (result.extracted, result.reused, result.engine) == (0, 36, "none")
+    view = FeatureStore(store).views()["pictures"]
+    assert view.classes == ["blue", "crimson", "green"]
+    assert view.splits[view.paths.index("test/blue/moved.png")] == "test"
+
+
+def test_only_new_pictures_are_computed(pictures, tmp_path):
+    store = tmp_path / "f.h5"
+    extract(pictures, store)
+    for i in range(5):
+        draw(pictures / "train/red" / f"new{i}.png", 500 + i)
+    shutil.copy(pictures / "train/red/0.png", pictures / "train/red/copy.png")
+    result = extract(pictures, store)
+    assert (result.images, result.extracted, result.reused) == (42, 5, 37)
+    assert "1 pictures are exact copies of others (extracted once)" in result.notes[0]
+
+
+def test_features_do_not_depend_on_batch_order_or_workers(pictures, tmp_path):
+    extract(pictures, tmp_path / "a.h5")
+    reference = FeatureStore(tmp_path / "a.h5").load()
+    for number, options in enumerate(({"batch_size": 1}, {"batch_size": 7, "workers": 3}, {"batch_size": 36})):
+        store = tmp_path / f"{number}.h5"
+        extract(pictures, store, **options)
+        X = FeatureStore(store).load().X
+        assert (np.linalg.norm(X - reference.X, axis=1) < 1e-5 * np.linalg.norm(reference.X, axis=1)).all()
+
+
+def test_two_networks_share_a_store_and_a_seed_makes_another(pictures, tmp_path):
+    store = tmp_path / "f.h5"
+    first = extract(pictures, store)
+    second = extract(pictures, store, seed=1)
+    third = extract(pictures, store, backbone="timm/test_vit")
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
+    assert len(FeatureStore(store).features()) == 3
+    assert FeatureStore(store).load("test", features="test_vit").X.shape == (12, third.dim)
+
+
+def test_bad_files_are_skipped_and_listed_with_their_reasons(pictures, tmp_path):
+    red = pictures / "train/red"
+    (red / "empty.jpg").write_bytes(b"")
+    (red / "text.png").write_text("I am no picture")
+    (red / "cut.png").write_bytes((red / "0.png").read_bytes()[:900])
+    os.symlink(tmp_path / "gone.png", red / "dangling.png")
+    age(pictures)
+    result = penult("extract", pictures, "-o", tmp_path / "f.h5", *TINY, "--json", tmp_path / "r.json")
+    assert result.returncode == 0
+    assert "40 pictures: 36 extracted, 0 reused, 4 skipped" in result.stdout
+    skipped = {s["path"]: s["reason"] for s in json.loads((tmp_path / "r.json").read_text())["skipped"]}
+    assert skipped["train/red/empty.jpg"] == "the file is empty"
+    assert skipped["train/red/text.png"].startswith("no picture that Pillow can read")
+    assert skipped["train/red/cut.png"].startswith("damaged: ")
+    assert skipped["train/red/dangling.png"] == "cannot be read: no such file or directory"
+    listed = {s.path for s in FeatureStore(tmp_path / "f.h5").views()["pictures"].skipped}
+    assert listed == set(skipped)
+    again = extract(pictures, tmp_path / "f.h5")  # only what may be mended without a trace is tried again
+    assert (again.extracted, again.reused, len(again.skipped), again.published) == (0, 36, 4, False)
+
+
+def test_strict_fails_on_the_first_bad_file_and_loses_nothing(pictures, tmp_path):
+    (pictures / "train/red/empty.jpg").write_bytes(b"")
+    done = penult("extract", pictures, "-o", tmp_path / "f.h5", *TINY, "--strict")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("empty.jpg: the file is empty: mend or remove it, or run without --strict")
+    assert not (tmp_path / "f.h5").exists()
+
+
+def test_a_folder_of_nothing_but_bad_files(tmp_path):
+    (tmp_path / "p/a").mkdir(parents=True)
+    (tmp_path / "p/a/1.png").write_bytes(b"")
+    with pytest.raises(ImageSetError, match=r"none of the 1 pictures .* could be read .*1.png: the file is empty"):
+        extract(tmp_path / "p", tmp_path / "f.h5")
+
+
+def test_a_set_without_splits_gets_one_by_seed_and_keeps_it(tmp_path):
+    for hue, name in enumerate(("a", "b")):
+        for i in range(10):
+            draw(tmp_path / "p" / name / f"{i}.png", 100 * hue + i, hue)
+    store = tmp_path / "f.h5"
+    first = extract(tmp_path / "p", store)
+    assert first.splits == {"test": 4, "train": 16}
+    assert "20% of each class for test, by seed 0" in first.notes[-1]
+    view = FeatureStore(store).views()["p"]
+    done = penult("extract", tmp_path / "p", "-o", store, *TINY, "--test-fraction", "0.3", "--split-seed", "5")
+    assert done.returncode == 0
+    assert FeatureStore(store).splits() == {"test": 6, "train": 14}
+    kept = extract(tmp_path / "p", store)  # the split that was asked for stays until another is asked for
+    assert (kept.splits, kept.extracted) == ({"test": 6, "train": 14}, 0)
+    assert (FeatureStore(store).views()["p"].splits != view.splits).any()
+
+
+def test_a_csv_manifest(pictures, tmp_path):
+    rows = ["path,label,split", "pictures/train/red/0.png,warm,train", "pictures/train/blue/0.png,cold,test"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    result = extract(tmp_path / "m.csv", tmp_path / "f.h5")
+    assert (result.images, result.splits) == (2, {"test": 1, "train": 1})
+    assert FeatureStore(tmp_path / "f.h5").views()["m"].classes == ["cold", "warm"]
+
+
+def test_a_network_that_gives_nan_stores_none(pictures, tmp_path, monkeypatch):
+    from extract.engines import TorchEngine
+
+    honest = TorchEngine.forward
+
+    def spoilt(self, pixels):
+        features = honest(self, pixels)
+        features[3] = np.nan
+        return features
+
+    monkeypatch.setattr(TorchEngine, "forward", spoilt)
+    result = extract(pictures, tmp_path / "f.h5", batch_size=36)
+    assert [s.reason for s in result.skipped] == ["the network gives NaN or infinity for it"]
+    assert verify_store(tmp_path / "f.h5").problems == []
+
+
+@pytest.fixture
+def many(tmp_path):
+    for i in range(300):
+        draw(tmp_path / "many" / f"{i % 3}" / f"{i:03d}.png", i, i % 3)
+    (tmp_path / "many/0/bad.png").write_text("bad")
+    shutil.copy(tmp_path / "many/0/000.png", tmp_path / "many/1/copy.png")
+    age(tmp_path / "many")
+    return tmp_path / "many"
+
+
+# Runs the command line with blocks of 16 rows, so that a kill falls between, before and into many of them.
+SMALL_BLOCKS = f"""
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import extract.blocks
+extract.blocks._ROWS = 16
+from pipeline import main
+print("ready", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+# The same with a network made of numpy, which starts in a moment: kills become cheap.
+NO_TORCH = SMALL_BLOCKS.replace(
+    "from pipeline",
+    """
+import time, types
+import numpy as np
+from conftest import SPEC
+import extract.extractor
+from extract.backbones import Backbone
+class Engine:
+    name, device, batch_size = "numpy", "cpu", 8
+    def forward(self, pixels):
+        time.sleep(0.004)
+        return pixels.reshape(len(pixels), -1)[:, ::500].astype(np.float32)
+extract.extractor.open_backbone = lambda *_: Backbone(None, SPEC)
+sys.modules["extract.engines"] = types.ModuleType("extract.engines")
+sys.modules["extract.engines"].open_engine = lambda *_: Engine()
+from pipeline""",
+)
+
+
+@pytest.mark.parametrize(("script", "attempts"), [(NO_TORCH, 40), (SMALL_BLOCKS, 6)], ids=["numpy", "torch"])
+def test_an_extraction_killed_at_any_moment_resumes_to_the_same_store(many, tmp_path, script, attempts):
+    arguments = ["extract", str(many), *TINY, "--input-size", "64", "--batch-size", "8", "-o"]
+    command = [sys.executable, "-c", script, *arguments]
+    whole, store = tmp_path / "whole.h5", tmp_path / "killed.h5"
+    assert subprocess.run([*command, str(whole)], capture_output=True).returncode == 0
+    rng = np.random.default_rng(0)
+    kills = with_blocks = 0
+    for _ in range(attempts):
+        process = subprocess.Popen([*command, str(store)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        blocks = len(staged_blocks(store))
+        if rng.random() < 0.8:  # usually soon after a new block, sometimes before there is one
+            while len(staged_blocks(store)) <= blocks and process.poll() is None and not store.exists():
+                time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        code = process.wait()
+        process.stdout.close()
+        kills += code == -signal.SIGKILL
+        with_blocks += bool(staged_blocks(store))
+        for block in staged_blocks(store):
+            with Part(block) as part:  # each is whole
+                assert all(len(group.read_block(0)) for group in part.features().values())
+        if code == 0:
+            break
+    assert kills >= attempts // 4
+    assert with_blocks >= attempts // 4
+    assert subprocess.run([*command, str(store)], capture_output=True).returncode == 0
+    assert contents(store) == contents(whole)
+    assert verify_store(store).problems == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.h5", "many", "whole.h5"]
+
+
+def test_ctrl_c_keeps_what_was_computed_and_says_how_to_go_on(many, tmp_path):
+    store = tmp_path / "f.h5"
+
+    def interrupt(progress):
+        if progress.done == 150:
+            raise KeyboardInterrupt
+
+    small = {"batch_size": 8, "options": Options(input_size=32), **SMALL}
+    with pytest.raises(
+        Interrupted, match="pictures were computed and are kept beside .*f.h5; run the same command again"
+    ):
+        Extractor(open_images(many), store, on_progress=interrupt, **small).run()
+    assert not store.exists()
+    result = Extractor(open_images(many), store, **small).run()
+    assert result.extracted < 170
+    assert result.reused > 130
+    reference = tmp_path / "whole.h5"
+    Extractor(open_images(many), reference, **small).run()
+    assert contents(store) == contents(reference)
+
+
+def test_ctrl_c_on_the_command_line_exits_130(many, tmp_path):
+    store = tmp_path / "f.h5"
+    command = [sys.executable, "-c", NO_TORCH, "extract", str(many), "-o", str(store)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    while not staged_blocks(store):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on from there" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_full_disk_keeps_what_was_staged(many, tmp_path):
+    # a block of 16 rows takes less than 60 kB, the whole store more
+    limited = NO_TORCH.replace(
+        'print("ready"', 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, -1)); print("ready"'
+    )
+    store = tmp_path / "f.h5"
+    arguments = ["extract", str(many), "-o", str(store), "--json", str(tmp_path / "r.json")]
+    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "no room to write" in done.stderr
+    assert "Nothing is lost: free some space and run the same command again" in done.stderr
+    assert not store.exists()
+    assert subprocess.run([sys.executable, "-c", NO_TORCH, *arguments], capture_output=True).returncode == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["extracted"], result["reused"], len(result["skipped"])) == (0, 301, 1)
+
+
+def test_memory_of_staged_files_is_only_used_under_the_same_root(pictures, tmp_path):
+    store = tmp_path / "f.h5"
+    extract(pictures, store)
+    twin = tmp_path / "twin" / "pictures"
+    for i, path in enumerate(sorted(pictures.rglob("*.png"))):
+        copy = twin / path.relative_to(pictures)
+        draw(copy, 10_000 + i)
+        stat = path.stat()
+        os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same relative path, same time
+    with pytest.raises(Exception, match="another name with --name"):
+        extract(twin, store)
+    result = Extractor(open_images(twin, "twin"), store, **SMALL).run()
+    assert result.extracted == 0  # the refused run had staged them; nothing was lost
+    assert len(FeatureStore(store).digests(result.fingerprint)) == 72

@@ -1,0 +1,101 @@
+"""The import directions, read from the source; and what a process really imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+STDLIB = sys.stdlib_module_names
+COMMON = {"numpy", "rich"}
+# Package -> what its files may import, at any depth of their code. Mirrors the docstrings of the packages.
+ALLOWED = {
+    "data": {"data", "h5py", "PIL", "zlib_ng"} | COMMON,
+    "extract": {"data", "extract", "torch", "torchvision", "timm", "PIL", "safetensors"} | COMMON,
+    "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
+    "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
+}
+H5PY = {"layout.py", "views.py"}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the first part of every name imported anywhere in a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add((node.module or "").split(".")[0])
+    return names - STDLIB
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_run_one_way(package):
+    files = sorted((ROOT / package).glob("*.py"))
+    assert files
+    for path in files:
+        assert imported(path) <= ALLOWED[package], path
+
+
+def test_only_the_store_touches_hdf5():
+    users = {p.name for package in ALLOWED for p in (ROOT / package).glob("*.py") if "h5py" in imported(p)}
+    assert users == H5PY
+    assert "h5py" not in imported(ROOT / "pipeline.py")
+
+
+def test_the_command_line_imports_nothing_heavy_at_the_top():
+    tree = ast.parse((ROOT / "pipeline.py").read_text())
+    top = {a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names}
+    top |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in top} <= set(STDLIB)
+
+
+def test_every_file_says_what_it_owns():
+    for package in [*ALLOWED, "benchmarks"]:
+        for path in (ROOT / package).glob("*.py"):
+            assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        (
+            "classify.heads, classify.selection, classify.evaluate, classify.artifact, classify.report, data.verify",
+            "torch",
+        ),
+        ("extract.extractor, extract.engines, extract.weights, extract.embed, extract.recheck", "sklearn"),
+        ("extract.extractor, extract.report", "torch"),
+        ("pipeline", "numpy"),
+    ],
+)
+def test_what_a_process_really_imports(modules, absent):
+    code = f"import sys; import {modules}; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_fitting_and_measuring_import_no_torch_and_extracting_no_scikit_learn(pictures, tmp_path):
+    from conftest import TINY
+
+    code = "import sys; from pipeline import main; assert main(sys.argv[2:]) == 0; sys.exit(sys.argv[1] in sys.modules)"
+    store, head = str(tmp_path / "f.h5"), str(tmp_path / "lr.head")
+    for absent, command in (
+        ("sklearn", ["extract", str(pictures), "-o", store, *TINY]),
+        ("torch", ["extract", str(pictures), "-o", store, *TINY]),  # nothing is left to compute
+        ("torch", ["fit", store, "--head", "lr", "-o", head]),
+        ("torch", ["eval", head, store]),
+        ("torch", ["info", store]),
+        ("torch", ["verify", store, "--sample", "0"]),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, absent, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, (absent, command, done.stderr)
+
+
+def test_no_file_of_ours_loads_a_pickle():
+    for package in ALLOWED:
+        for path in (ROOT / package).glob("*.py"):
+            text = path.read_text()
+            for word in ("joblib.load", "pickle.load", "allow_pickle=True", "weights_only=False", "cloudpickle"):
+                assert word not in text, (path, word)
