@@ -184,7 +184,8 @@ class FeatureStore:
             else:
                 chosen = self._choose_features(groups, features, view)
             rows = self._rows_of(view, split)
-            paths = [view.paths[i] for i in rows.tolist()]
+            run = len(rows) == rows[-1] - rows[0] + 1
+            paths = view.paths[rows[0] : rows[-1] + 1] if run else [view.paths[i] for i in rows.tolist()]
             return Samples(
                 X=self._gather(chosen, view.digests[rows], paths),
                 y=view.targets[rows].astype(np.int32, copy=False),
@@ -333,24 +334,26 @@ def _keys(digests: Digests) -> npt.NDArray[np.uint64]:
 
 
 def _read_rows(group: FeatureGroup, rows: npt.NDArray[np.int64], out: Vectors, at: npt.NDArray[np.int64]) -> None:
-    """Read `rows` of a group into `out[at]`, each block once, two blocks at a time."""
+    """Read `rows` of a group into `out[at]`, each block once, in two threads."""
     order = np.argsort(rows, kind="stable") if (np.diff(rows) < 0).any() else np.arange(len(rows))
     size = group.block_rows
-    blocks = rows[order] // size
-    edges = np.flatnonzero(np.diff(blocks)) + 1
+    edges = np.flatnonzero(np.diff(rows[order] // size)) + 1
+    members = np.split(order, edges)
 
-    def copy(members: npt.NDArray[np.int64]) -> None:
-        block = int(rows[members[0]]) // size
-        target, source = at[members], rows[members] - block * size
-        run = len(members) == target[-1] - target[0] + 1 and bool((np.diff(target) == 1).all())
-        if run and len(source) == min(size, len(group) - block * size):
-            group.read_block(block, out[target[0] : target[-1] + 1])
-        else:
-            out[target] = group.read_block(block)[source]
+    def copy(mine: list[npt.NDArray[np.int64]]) -> None:
+        for chosen in mine:
+            block = int(rows[chosen[0]]) // size
+            target, source = at[chosen], rows[chosen] - block * size
+            whole = len(chosen) == min(size, len(group) - block * size)
+            if whole and target[-1] - target[0] == len(chosen) - 1 and (np.diff(target) == 1).all():
+                group.read_block(block, out[target[0] : target[-1] + 1])
+            else:
+                out[target] = group.read_block(block)[source]
 
     group.prepare()
+    half = len(members) // 2
     with ThreadPoolExecutor(2) as pool:  # reading and CRC-32 both release the interpreter
-        for _ in pool.map(copy, np.split(order, edges)):
+        for _ in pool.map(copy, (members[:half], members[half:])):
             pass
 
 

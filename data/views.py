@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -71,27 +70,30 @@ class View:
 
     def same_as(self, other: "View") -> bool:
         """Whether two views hold the same rows, labels, splits and file times."""
-        return _view_checksum(self) == _view_checksum(other)
+        mine, theirs = _columns(self), _columns(other)
+        same = (self.root, self.classes, self.split_rule) == (other.root, other.classes, other.split_rule)
+        return same and all(np.array_equal(mine[key], theirs[key]) for key in _COLUMNS)
 
 
 def write_view(file: h5py.File, view: View) -> None:
     """Write one image-set view."""
     group = file.require_group("datasets").create_group(view.name)
-    group.attrs["root"] = _utf8(view.root)
-    group.attrs["classes"] = json.dumps(view.classes)
-    group.attrs["split_rule"] = json.dumps(view.split_rule, sort_keys=True)
-    group.attrs["checksum"] = np.uint32(_view_checksum(view))
-    _write_text(group, "path", view.paths)
-    group.create_dataset("digest", data=view.digests.astype(DIGEST_DTYPE))
-    group.create_dataset("target", data=view.targets.astype("<i4"))
-    _write_text(group, "split", view.splits.tolist())
-    group.create_dataset("size", data=view.sizes.astype("<i8"))
-    group.create_dataset("mtime_ns", data=view.mtimes.astype("<i8"))
-    skipped = group.create_group("skipped")
-    _write_text(skipped, "path", [s.path for s in view.skipped])
-    _write_text(skipped, "reason", [s.reason for s in view.skipped])
-    skipped.create_dataset("size", data=np.array([s.size for s in view.skipped], dtype="<i8"))
-    skipped.create_dataset("mtime_ns", data=np.array([s.mtime for s in view.skipped], dtype="<i8"))
+    columns = _columns(view)
+    for name, column in columns.items():
+        if column.dtype.itemsize > _FIXED_TEXT:
+            text = h5py.string_dtype("utf-8")
+            group.create_dataset(name, column.shape, dtype=text, data=np.array(column.tolist(), dtype=object))
+        else:
+            text = h5py.string_dtype("utf-8", column.dtype.itemsize)
+            group.create_dataset(name, data=column.astype(text) if name in _TEXTS else column)
+    attributes: list[str | bytes] = [
+        _utf8(view.root),
+        json.dumps(view.split_rule, sort_keys=True),
+        json.dumps(view.classes),
+    ]
+    for name, attribute in zip(_ATTRIBUTES, attributes, strict=True):
+        group.attrs[name] = attribute
+    group.attrs["checksum"] = np.uint32(_checksum(attributes, columns))
 
 
 def read_view(group: h5py.Group, path: Path) -> View:
@@ -102,74 +104,81 @@ def read_view(group: h5py.Group, path: Path) -> View:
     DamagedStore
         If it does not match its checksum.
     """
-    skipped = group["skipped"]
-    view = View(
-        name=str(group.name).rsplit("/", 1)[-1],
-        root=os.fsdecode(_utf8(group.attrs["root"])),
-        classes=json.loads(group.attrs["classes"]),
-        paths=_read_text(group["path"]),
-        digests=group["digest"][:],
-        targets=group["target"][:],
-        splits=np.array(_read_text(group["split"]), dtype=np.str_),
-        sizes=group["size"][:],
-        mtimes=group["mtime_ns"][:],
+    name = str(group.name).rsplit("/", 1)[-1]
+    attributes = [group.attrs[key] for key in _ATTRIBUTES]
+    columns = {key: group[key][:] for key in _COLUMNS}
+    columns.update({key: _padded(column.tolist()) for key, column in columns.items() if column.dtype.kind == "O"})
+    if _checksum(attributes, columns) != int(group.attrs["checksum"]):
+        raise DamagedStore(f"{path}: the image set {name!r} does not match its checksum: {RESTORE}")
+    skipped = (columns[key].tolist() for key in ("skipped/path", "skipped/reason", "skipped/size", "skipped/mtime_ns"))
+    return View(
+        name=name,
+        root=_utf8(attributes[0]).decode("utf-8", "surrogateescape"),
+        split_rule=json.loads(attributes[1]),
+        classes=json.loads(attributes[2]),
+        paths=_decoded(columns["path"]),
+        digests=columns["digest"],
+        targets=columns["target"],
+        splits=_as_str(columns["split"]),
+        sizes=columns["size"],
+        mtimes=columns["mtime_ns"],
         skipped=[
-            Skipped(p, r, int(s), int(m))
-            for p, r, s, m in zip(
-                _read_text(skipped["path"]),
-                _read_text(skipped["reason"]),
-                skipped["size"][:],
-                skipped["mtime_ns"][:],
-                strict=True,
-            )
+            Skipped(p.decode("utf-8", "surrogateescape"), r.decode("utf-8", "surrogateescape"), size, mtime)
+            for p, r, size, mtime in zip(*skipped, strict=True)
         ],
-        split_rule=json.loads(group.attrs["split_rule"]),
     )
-    if _view_checksum(view) != int(group.attrs["checksum"]):
-        raise DamagedStore(f"{path}: the image set {view.name!r} does not match its checksum: {RESTORE}")
-    return view
 
 
-def _view_checksum(view: View) -> int:
-    """CRC-32 over every column; texts are UTF-8, each followed by a zero byte."""
-    texts = [
-        view.root,
-        json.dumps(view.split_rule, sort_keys=True),
-        *view.classes,
-        *view.paths,
-        *view.splits.tolist(),
-    ]
-    texts += [text for s in view.skipped for text in (s.path, s.reason)]
-    crc = crc32(_utf8("\0".join(texts) + "\0"))
-    skipped_stats = np.array([[s.size, s.mtime] for s in view.skipped], dtype="<i8")
-    columns: list[tuple[npt.NDArray[Any], Any]] = [
-        (view.digests, DIGEST_DTYPE),
-        (view.targets, "<i4"),
-        (view.sizes, "<i8"),
-        (view.mtimes, "<i8"),
-        (skipped_stats, "<i8"),
-    ]
-    for column, dtype in columns:
-        crc = crc32(np.ascontiguousarray(column.astype(dtype, copy=False)).tobytes(), crc)
+_ATTRIBUTES = ("root", "split_rule", "classes")
+_TEXTS = ("path", "split", "skipped/path", "skipped/reason")
+_COLUMNS = (
+    *("path", "digest", "target", "split", "size", "mtime_ns"),
+    *("skipped/path", "skipped/reason", "skipped/size", "skipped/mtime_ns"),
+)
+
+
+def _columns(view: View) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of a view as they are stored, in the order of `_COLUMNS`."""
+    columns: tuple[npt.NDArray[Any], ...] = (
+        _padded([_utf8(path) for path in view.paths]),
+        view.digests.astype(DIGEST_DTYPE),
+        view.targets.astype("<i4"),
+        _padded([_utf8(split) for split in view.splits.tolist()]),
+        view.sizes.astype("<i8"),
+        view.mtimes.astype("<i8"),
+        _padded([_utf8(s.path) for s in view.skipped]),
+        _padded([_utf8(s.reason) for s in view.skipped]),
+        np.array([s.size for s in view.skipped], dtype="<i8"),
+        np.array([s.mtime for s in view.skipped], dtype="<i8"),
+    )
+    return dict(zip(_COLUMNS, columns, strict=True))
+
+
+def _checksum(attributes: list[str | bytes], columns: dict[str, npt.NDArray[Any]]) -> int:
+    """CRC-32 of root, split rule and classes, a zero byte after each, then of every column's bytes."""
+    crc = crc32(b"".join(_utf8(text) + b"\0" for text in attributes))
+    for column in columns.values():
+        crc = crc32(np.ascontiguousarray(column).tobytes(), crc)
     return crc
 
 
-def _write_text(group: h5py.Group, name: str, texts: list[str]) -> None:
-    # As bytes: a file name need not be valid UTF-8, and surrogateescape keeps whatever it was.
-    raw = [_utf8(text) for text in texts]
-    longest = max(map(len, raw), default=1) or 1
-    if longest <= _FIXED_TEXT:
-        group.create_dataset(name, data=np.array(raw, dtype=h5py.string_dtype("utf-8", longest)))
-    else:
-        group.create_dataset(name, (len(raw),), dtype=h5py.string_dtype("utf-8"), data=np.array(raw, dtype=object))
+def _padded(texts: list[bytes]) -> npt.NDArray[np.bytes_]:
+    """Return texts as one array, each padded with zero bytes to the longest, which takes a byte at least."""
+    return np.array(texts, dtype="S" if texts and any(texts) else "S1")
 
 
-def _read_text(dataset: h5py.Dataset) -> list[str]:
-    if not len(dataset):
-        return []
-    # One decoding for all: file names hold no zero byte, and neither do our reasons.
-    return b"\0".join(dataset[:].tolist()).decode("utf-8", "surrogateescape").split("\0")
+def _as_str(column: npt.NDArray[np.bytes_]) -> npt.NDArray[np.str_]:
+    try:
+        return column.astype(np.str_)  # ASCII alone, and ten times as fast
+    except UnicodeDecodeError:
+        return np.array(_decoded(column), dtype=np.str_)
+
+
+def _decoded(column: npt.NDArray[np.bytes_]) -> list[str]:
+    # one decoding for all: neither file names nor splits hold a zero byte
+    return b"\0".join(column.tolist()).decode("utf-8", "surrogateescape").split("\0") if len(column) else []
 
 
 def _utf8(text: str | bytes) -> bytes:
+    # a file name need not be valid UTF-8, and surrogateescape keeps whatever it was
     return text if isinstance(text, bytes) else text.encode("utf-8", "surrogateescape")

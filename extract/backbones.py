@@ -108,6 +108,17 @@ def request(backbone: str, weights: str, options: Options, seed: int) -> dict[st
     }
 
 
+def same_command(asked: dict[str, Any], held: dict[str, Any]) -> bool:
+    """Whether a remembered request resolves to what `asked` would.
+
+    Where torch is not installed nothing can be computed anew, so the versions, which could only make the default
+    weights other ones, do not matter: renames and relabels then work on a laptop.
+    """
+    if "torch" in asked["versions"]:
+        return asked == held
+    return all(asked[key] == held.get(key) for key in asked if key != "versions")
+
+
 def open_backbone(name: str, weights: str = "default", options: Options | None = None, seed: int = 0) -> Backbone:
     """Build a network by name, load its weights and take off its last layer.
 

@@ -11,7 +11,6 @@ from data.errors import WeightsError
 from data.spec import FeatureSpec, refuse_other
 from data.views import Skipped
 from extract.backbones import Backbone, Options, open_backbone
-from extract.engines import open_engine
 from extract.preprocess import pillow_settings
 from extract.reader import Picture, read_pictures
 
@@ -86,6 +85,8 @@ def embed(
     skipped : list of Skipped
         The others, with reasons.
     """
+    from extract.engines import open_engine  # after `open_backbone` has said whether torch is there
+
     runner = open_engine(backbone, engine, device, batch_size)
     indices: list[int] = []
     digests: list[bytes] = []

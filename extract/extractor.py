@@ -21,7 +21,7 @@ from data.spec import FeatureSpec, differences
 from data.splits import SplitRule, stratified_split
 from data.store import FeatureStore
 from data.views import Skipped, View
-from extract.backbones import DEFAULT_BACKBONE, Backbone, Options, open_backbone, request
+from extract.backbones import DEFAULT_BACKBONE, Backbone, Options, open_backbone, request, same_command
 from extract.blocks import BlockWriter
 from extract.preprocess import pillow_settings
 from extract.reader import Picture, read_pictures
@@ -166,7 +166,8 @@ class Extractor:
         store.refuse_other_folder()
         features = store.features() if store.exists() else {}
         old_view = (store.views() if store.exists() else {}).get(self.images.name)
-        spec = next((info.spec for info in features.values() if asked in info.requests), None)
+        known = [(info.spec, held) for info in features.values() for held in info.requests if same_command(asked, held)]
+        spec, asked = known[0] if known else (None, asked)
         run = _Run(self, asked, spec)
         writer = run.writer
         try:
@@ -258,11 +259,13 @@ class _Run:
 
     def stage(self) -> None:
         """Hand the rows so far to the writer."""
+        if self.engine is None:  # nothing was computed
+            return
         run = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "engine": self.engine.name if self.engine else "none",
-            "device": self.engine.device if self.engine else "none",
-            "batch_size": self.engine.batch_size if self.engine else 0,
+            "engine": self.engine.name,
+            "device": self.engine.device,
+            "batch_size": self.engine.batch_size,
             "request": self.asked,
             "weights_file": os.path.abspath(self.job.weights) if "sha256" in self.asked["weights"] else "",
             "versions": {"penult": VERSION, **{p: importlib.metadata.version(p) for p in _RECORDED}},
