@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Samples:
         Index into `classes`, -1 where there is no label.
     classes : list of str
         All classes of the image set, whatever the split has.
-    paths : list of str
+    paths : sequence of str
         Relative to the image set's root.
     digests : ndarray of shape (n,), S64
         Content of each picture.
@@ -43,7 +43,7 @@ class Samples:
     X: Vectors
     y: npt.NDArray[np.int32]
     classes: list[str]
-    paths: list[str]
+    paths: Sequence[str]
     digests: Digests
     spec: FeatureSpec
     dataset: str
@@ -57,11 +57,12 @@ class Samples:
         if (self.y >= 0).all():
             return self
         keep = np.flatnonzero(self.y >= 0)
+        paths = list(self.paths)
         return dataclasses.replace(
             self,
             X=self.X[keep],
             y=self.y[keep],
-            paths=[self.paths[i] for i in keep],
+            paths=[paths[i] for i in keep.tolist()],
             digests=self.digests[keep],
         )
 
@@ -185,7 +186,8 @@ class FeatureStore:
                 chosen = self._choose_features(groups, features, view)
             rows = self._rows_of(view, split)
             run = len(rows) == rows[-1] - rows[0] + 1
-            paths = view.paths[rows[0] : rows[-1] + 1] if run else [view.paths[i] for i in rows.tolist()]
+            every = view.paths if run else list(view.paths)
+            paths = every[rows[0] : rows[-1] + 1] if run else [every[i] for i in rows.tolist()]
             return Samples(
                 X=self._gather(chosen, view.digests[rows], paths),
                 y=view.targets[rows].astype(np.int32, copy=False),
@@ -286,7 +288,7 @@ class FeatureStore:
             )
         return rows.astype(np.int64)
 
-    def _gather(self, groups: list[FeatureGroup], want: Digests, names: list[str]) -> Vectors:
+    def _gather(self, groups: list[FeatureGroup], want: Digests, names: Sequence[str]) -> Vectors:
         located = [locate(group.digests, want) for group in groups]
         part_of = np.full(len(want), -1)
         for i in reversed(range(len(groups))):

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import h5py
 import numpy as np
@@ -30,6 +31,41 @@ class Skipped:
     mtime: int = -1
 
 
+class Texts(Sequence[str]):
+    """Texts of a column, decoded only when they are looked at: most fits never ask for a path.
+
+    Parameters
+    ----------
+    column : ndarray of shape (n,), bytes
+        UTF-8, padded with zero bytes.
+    """
+
+    def __init__(self, column: npt.NDArray[np.bytes_]) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Texts": ...
+    def __getitem__(self, index: int | slice) -> "str | Texts":
+        if isinstance(index, slice):
+            return Texts(self._column[index])
+        return bytes(self._column[index]).decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        # one decoding for all: neither file names nor splits hold a zero byte
+        joined = b"\0".join(self._column.tolist()).decode("utf-8", "surrogateescape")
+        return iter(joined.split("\0") if len(self) else [])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclasses.dataclass(frozen=True)
 class View:
     """An image set as the store remembers it: rows of pictures, joined to features by digest.
@@ -40,7 +76,7 @@ class View:
         Its name in the store, and the absolute folder that it was last read from.
     classes : list of str
         One list for all splits.
-    paths : list of str
+    paths : sequence of str
         Relative to `root`, with forward slashes.
     digests : ndarray of shape (n,), S64
         SHA-256 of each file's bytes, in hex.
@@ -59,7 +95,7 @@ class View:
     name: str
     root: str
     classes: list[str]
-    paths: list[str]
+    paths: Sequence[str]
     digests: Digests
     targets: npt.NDArray[np.int32]
     splits: npt.NDArray[np.str_]
@@ -116,7 +152,7 @@ def read_view(group: h5py.Group, path: Path) -> View:
         root=_utf8(attributes[0]).decode("utf-8", "surrogateescape"),
         split_rule=json.loads(attributes[1]),
         classes=json.loads(attributes[2]),
-        paths=_decoded(columns["path"]),
+        paths=Texts(columns["path"]),
         digests=columns["digest"],
         targets=columns["target"],
         splits=_as_str(columns["split"]),
@@ -171,12 +207,7 @@ def _as_str(column: npt.NDArray[np.bytes_]) -> npt.NDArray[np.str_]:
     try:
         return column.astype(np.str_)  # ASCII alone, and ten times as fast
     except UnicodeDecodeError:
-        return np.array(_decoded(column), dtype=np.str_)
-
-
-def _decoded(column: npt.NDArray[np.bytes_]) -> list[str]:
-    # one decoding for all: neither file names nor splits hold a zero byte
-    return b"\0".join(column.tolist()).decode("utf-8", "surrogateescape").split("\0") if len(column) else []
+        return np.array(list(Texts(column)), dtype=np.str_)
 
 
 def _utf8(text: str | bytes) -> bytes:
