@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _OURS = ("data", "extract", "classify", "finetune")
+# The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
 _HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda")
+_ENGINES = ("auto", "torch")
+_DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
+_DATASET = "image set, where the store has several"
+_MOVED = "weights file of the network, if it has moved"
+
+Result = tuple[dict[str, Any], int]  # what --json writes, and the exit code
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,141 +74,85 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    extract = _verb(verbs, "extract", run_extract, "run a frozen network over pictures, once, into a store")
-    extract.add_argument(
-        "images",
-        metavar="IMAGES",
-        help="folder with a folder for each class, with or without train/ val/ test/ above them; or a CSV file "
-        "with the columns path,label[,split]",
-    )
-    extract.add_argument(
-        "-o",
-        "--output",
-        metavar="STORE",
-        required=True,
-        help="store to make or add to: a file, or a folder/ of files",
-    )
-    extract.add_argument(
-        "--backbone",
-        default="efficientnet_lite0",
-        metavar="NAME",
-        help="any torchvision or timm classification network (default: %(default)s, whose weights need no download)",
-    )
-    extract.add_argument(
-        "--weights",
-        default="default",
-        metavar="FILE|default|random",
-        help="state dict (.pth, .safetensors), the network's own, or none",
-    )
-    extract.add_argument(
-        "--layer",
-        default="penultimate",
-        choices=("penultimate",),
-        help="which layer's output (default: %(default)s)",
-    )
-    extract.add_argument(
-        "--engine",
-        default="auto",
-        choices=("auto", "torch"),
-        help="what runs the network (default: %(default)s)",
-    )
-    extract.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
-    extract.add_argument("--name", help="name of the image set in the store (default: the folder's)")
-    extract.add_argument(
-        "--dtype",
-        default="float32",
-        choices=("float32", "float16"),
-        help="how features are stored (default: %(default)s)",
-    )
-    splits = extract.add_argument_group("splits (a set that brings none gets 20%% of each class as test)")
-    splits.add_argument("--test-fraction", type=float, metavar="F", help="split anew: share of each class for test")
-    splits.add_argument("--val-fraction", type=float, metavar="F", help="share of each class for val")
-    splits.add_argument("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
-    pixels = extract.add_argument_group("preprocessing (default: the network's own)")
-    pixels.add_argument("--input-size", type=int, metavar="PX", help="side of the square that the network sees")
-    pixels.add_argument("--resize", type=int, metavar="PX", help="shorter side before the crop")
-    pixels.add_argument("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"))
-    pixels.add_argument("--mean", type=float, nargs="+", metavar="M", help="one number or three")
-    pixels.add_argument("--std", type=float, nargs="+", metavar="S", help="one number or three")
-    running = extract.add_argument_group("running")
-    running.add_argument(
-        "--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU"
-    )
-    running.add_argument(
-        "--workers",
-        type=_positive,
-        default=0,
-        metavar="N",
-        help="threads that read and decode (default: one a core, up to 8)",
-    )
-    running.add_argument("--rehash", action="store_true", help="read every file again, whatever its size and time say")
-    running.add_argument("--strict", action="store_true", help="fail on the first picture that cannot be read")
-    running.add_argument("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
+    # A table: one argument a line.
+    # fmt: off
+    add = _verb(verbs, "extract", run_extract, "run a frozen network over pictures, once, into a store")
+    add("images", metavar="IMAGES", help="folder with a folder for each class, with or without train/ val/ test/ above "
+        "them; or a CSV file with the columns path,label[,split]")
+    add("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
+    add("--backbone", default="efficientnet_lite0", metavar="NAME", help="any torchvision or timm classification "
+        "network (default: %(default)s, whose weights need no download)")
+    add("--weights", default="default", metavar="FILE|default|random", help="state dict (.pth, .safetensors), the "
+        "network's own, or random ones")
+    add("--layer", default="penultimate", choices=("penultimate",), help="which layer's output (default: %(default)s)")
+    add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
+    add("--device", default="auto", help=_DEVICE)
+    add("--name", help="name of the image set in the store (default: the folder's)")
+    add("--dtype", default="float32", choices=("float32", "float16"), help="how features are stored "
+        "(default: %(default)s)")
+    add = add.group("splits (a set that brings none gets 20% of each class as test)")
+    add("--test-fraction", type=float, metavar="F", help="split anew: share of each class for test")
+    add("--val-fraction", type=float, metavar="F", help="share of each class for val")
+    add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
+    add = add.group("preprocessing (default: the network's own)")
+    add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
+    add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
+    add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"))
+    add("--mean", type=float, nargs="+", metavar="M", help="one number or three")
+    add("--std", type=float, nargs="+", metavar="S", help="one number or three")
+    add = add.group("running")
+    add("--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU")
+    add("--workers", type=_positive, default=0, metavar="N", help="threads that read and decode (default: one a "
+        "core, up to 8)")
+    add("--rehash", action="store_true", help="read every file again, whatever its size and time say")
+    add("--strict", action="store_true", help="fail on the first picture that cannot be read")
+    add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
 
-    fit = _verb(verbs, "fit", run_fit, "train a classifier on stored features")
-    fit.add_argument("store", metavar="STORE")
-    fit.add_argument("--head", required=True, choices=_HEADS, help="kind of classifier")
-    fit.add_argument("-o", "--output", metavar="HEAD", required=True, help="file to write the head to")
-    fit.add_argument("--split", default="train", help="what to train on (default: %(default)s)")
-    fit.add_argument(
-        "--tune",
-        default="cv",
-        choices=("cv", "val", "none"),
-        help="choose the regularisation by 5-fold cross-validation on the training split, by the val split, or "
-        "not (default: %(default)s)",
-    )
-    fit.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="set a parameter, such as C=0.01, instead of choosing it",
-    )
-    fit.add_argument("--class-weight", choices=("balanced",), help="let every class weigh the same")
-    fit.add_argument("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
-    _which(fit, features=True)
+    add = _verb(verbs, "fit", run_fit, "train a classifier on stored features")
+    add("store", metavar="STORE")
+    add("--head", required=True, choices=_HEADS, help="kind of classifier")
+    add("-o", "--output", metavar="HEAD", required=True, help="file to write the head to")
+    add("--split", default="train", help="what to train on (default: %(default)s)")
+    add("--tune", default="cv", choices=("cv", "val", "none"), help="choose the regularisation by 5-fold "
+        "cross-validation on the training split, by the val split, or not (default: %(default)s)")
+    add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, "
+        "instead of choosing it")
+    add("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
 
-    evaluate = _verb(verbs, "eval", run_eval, "measure heads on a split and rank them")
-    evaluate.add_argument("heads", metavar="HEAD", nargs="+")
-    evaluate.add_argument("store", metavar="STORE")
-    evaluate.add_argument("--split", help="what to measure on (default: test, or val where there is no test)")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
-    _which(evaluate, features=False)
+    add = _verb(verbs, "eval", run_eval, "measure heads on a split and rank them")
+    add("heads", metavar="HEAD", nargs="+")
+    add("store", metavar="STORE")
+    add("--split", help="what to measure on (default: test, or val where there is no test)")
+    add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    add("--dataset", metavar="NAME", help=_DATASET)
 
-    predict = _verb(verbs, "predict", run_predict, "classify new pictures")
-    predict.add_argument("head", metavar="HEAD")
-    predict.add_argument("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
-    predict.add_argument("--weights", default="", metavar="FILE", help="weights file of the network, if it has moved")
-    predict.add_argument("--engine", default="auto", choices=("auto", "torch"))
-    predict.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default: %(default)s)")
-    predict.add_argument("--batch-size", type=_positive, default=0, metavar="N")
-    predict.add_argument(
-        "--csv",
-        metavar="FILE",
-        help="write path, label and every class's probability there (- is standard output)",
-    )
+    add = _verb(verbs, "predict", run_predict, "classify new pictures")
+    add("head", metavar="HEAD")
+    add("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
+    add("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
+    add("--weights", default="", metavar="FILE", help=_MOVED)
+    add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
+    add("--device", default="auto", help=_DEVICE)
+    add("--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU")
 
-    info = _verb(verbs, "info", run_info, "show what a store holds")
-    info.add_argument("store", metavar="STORE")
+    add = _verb(verbs, "info", run_info, "show what a store holds")
+    add("store", metavar="STORE")
 
-    verify = _verb(verbs, "verify", run_verify, "check every checksum of a store, and a sample of its features")
-    verify.add_argument("store", metavar="STORE")
-    verify.add_argument(
-        "--sample",
-        type=int,
-        metavar="N",
-        help="pictures of each network to extract again (default: 8 where torch is installed)",
-    )
-    verify.add_argument("--weights", default="", metavar="FILE", help="weights file of the network, if it has moved")
-    verify.add_argument("--device", default="auto")
-    verify.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    add = _verb(verbs, "verify", run_verify, "check every checksum of a store, and a sample of its features")
+    add("store", metavar="STORE")
+    add("--sample", type=int, metavar="N", help="pictures of each network to extract again (default: 8 where torch is "
+        "installed)")
+    add("--weights", default="", metavar="FILE", help=_MOVED)
+    add("--device", default="auto", help=_DEVICE)
+    add("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
 
-    demo = _verb(verbs, "demo", run_demo, "do all of it on 1,797 small pictures of digits")
-    demo.add_argument("-o", "--output", metavar="FOLDER", default="penult-demo", help="where to (default: %(default)s)")
+    add = _verb(verbs, "demo", run_demo, "do all of it on 1,797 small pictures of digits")
+    add("-o", "--output", metavar="FOLDER", default="penult-demo", help="where to (default: %(default)s)")
+    # fmt: on
     return parser
-
-
-Result = tuple[dict[str, Any], int]
 
 
 def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -344,26 +296,17 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
             batch_size=arguments.batch_size,
             on_progress=display.update,
         )
-    probabilities = head.predict_proba(vectors).tolist() if len(indices) else []
-    predictions = [
-        {
-            "path": names[i],
-            "label": head.classes[max(range(len(p)), key=p.__getitem__)],
-            "probability": max(p),
-            "probabilities": dict(zip(head.classes, p, strict=True)),
-        }
-        for i, p in zip(indices.tolist(), probabilities, strict=True)
-    ]
+    predictions = head.predictions([names[i] for i in indices.tolist()], vectors)
     if arguments.csv:
         write_csv(arguments.csv, predictions, head.classes)
     if arguments.csv != "-":
         print_predictions(console, predictions)
     for item in skipped:
         console.print(f"skipped {printable(item.path)}: {printable(item.reason)}")
-    return {
-        "predictions": predictions,
-        "skipped": [{"path": s.path, "reason": s.reason} for s in skipped],
-    }, 0 if predictions else 1
+    if not predictions:
+        print(f"penult: error: none of the {len(names)} pictures could be read: check the files", file=sys.stderr)
+    skipped_json = [{"path": s.path, "reason": s.reason} for s in skipped]
+    return {"predictions": predictions, "skipped": skipped_json}, 0 if predictions else 1
 
 
 def run_info(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -440,21 +383,27 @@ def run_demo(arguments: argparse.Namespace, console: "Console") -> Result:
     return {"commands": results}, 0
 
 
-def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+class _Adder:
+    """Adds arguments to a parser or to a group of it; `group` goes on to the next group."""
+
+    def __init__(self, parser: argparse.ArgumentParser, to: Any) -> None:
+        self.parser = parser
+        self.to = to
+
+    def __call__(self, *names: str, **options: Any) -> None:
+        self.to.add_argument(*names, **options)
+
+    def group(self, title: str) -> "_Adder":
+        return _Adder(self.parser, self.parser.add_argument_group(title))
+
+
+def _verb(verbs: Any, name: str, run: Callable[..., Result], text: str) -> _Adder:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(run=run)
-    common = parser.add_argument_group("common")
-    common.add_argument(
-        "--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)"
-    )
-    common.add_argument("--debug", action="store_true", help="show the traceback of a failure")
-    return parser
-
-
-def _which(parser: argparse.ArgumentParser, features: bool) -> None:
-    parser.add_argument("--dataset", metavar="NAME", help="image set, where the store has several")
-    if features:
-        parser.add_argument("--features", metavar="NAME", help="network or fingerprint, where the store has several")
+    add = _Adder(parser, parser)
+    add("--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)")
+    add("--debug", action="store_true", help="show the traceback of a failure")
+    return add
 
 
 def _positive(text: str) -> int:

@@ -62,6 +62,20 @@ class TrainedHead:
         """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's spec."""
         return self.head.predict_proba(self.scaler.transform(X))
 
+    def predictions(self, paths: list[str], X: Array) -> list[dict[str, Any]]:
+        """Return path, label, its probability and those of all classes, for vectors (n, d) of some pictures."""
+        if not paths:
+            return []
+        return [
+            {
+                "path": path,
+                "label": self.classes[int(np.argmax(row))],
+                "probability": float(row.max()),
+                "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
+            }
+            for path, row in zip(paths, self.predict_proba(X), strict=True)
+        ]
+
     def trained_on(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Return which pictures were in the training set, (n,)."""
         return np.isin(_keys(digests), self.train_keys)

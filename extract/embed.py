@@ -36,6 +36,8 @@ def reopen_backbone(request: dict[str, Any], spec: FeatureSpec, weights_file: st
     FingerprintMismatch
         If network and weights give other features, with the fields that differ.
     """
+    if not request:
+        raise WeightsError(f"{wants} does not say which network its features came from: extract them with Penult")
     source = request["weights"]
     if "sha256" in source and not Path(weights_file).is_file():
         raise WeightsError(

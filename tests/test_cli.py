@@ -29,6 +29,15 @@ def work(tmp_path_factory):
     return folder
 
 
+def test_the_choices_of_the_command_line_are_those_of_the_stages():
+    import pipeline
+    from classify.heads import HEADS
+    from extract.engines import ENGINES
+
+    assert tuple(HEADS) == pipeline._HEADS
+    assert ("auto", *ENGINES) == pipeline._ENGINES
+
+
 def test_help_names_every_verb_and_how_to_start():
     text = penult("--help").stdout
     for verb in ("extract", "fit", "eval", "predict", "info", "verify", "demo"):
