@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import math
+import urllib.request
 from pathlib import Path
 from typing import Any, cast
 
@@ -277,9 +278,7 @@ def _hub_state(library: str, arch: str, weights: str, network: Any) -> dict[str,
             return cast("dict[str, Any]", chosen.get_state_dict(progress=False, check_hash=True))
         if weights != "default":
             raise WeightsError(f"weights {weights!r} are neither a file nor default nor random: check --weights")
-        import timm
-
-        return timm.create_model(arch, pretrained=True).state_dict()
+        return _timm_state(arch, network)
     except WeightsError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # what urllib, torch.hub and huggingface_hub raise
@@ -288,6 +287,26 @@ def _hub_state(library: str, arch: str, weights: str, network: Any) -> dict[str,
             f"({first_line(error)}): name a state dict "
             f"with --weights FILE, or use --backbone {DEFAULT_BACKBONE}, whose weights come as a package"
         ) from None
+
+
+def _timm_state(arch: str, network: Any) -> dict[str, Any]:
+    """Return timm's own weights; those in the cache are used as they are, without asking the hub about them."""
+    import huggingface_hub
+    import timm
+
+    repository = network.pretrained_cfg.get("hf_hub_id")
+    for name in ("model.safetensors", "pytorch_model.bin") if repository else ():
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            overlay = {"file": cached}
+            return cast(
+                "dict[str, Any]",
+                timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay).state_dict(),
+            )
+    # one look, since the hub's client would try again for most of a minute, noisily
+    with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10):
+        pass
+    return cast("dict[str, Any]", timm.create_model(arch, pretrained=True).state_dict())
 
 
 def _packaged_file() -> Path:

@@ -163,6 +163,26 @@ def test_weights_that_cannot_be_fetched_name_the_way_out(monkeypatch):
         open_backbone("squeezenet1_0")
 
 
+def test_timms_weights_come_from_the_cache_without_a_question_to_the_hub(tmp_path, monkeypatch, tiny):
+    import huggingface_hub
+
+    kept = {k: torch.full_like(v, 0.25) for k, v in tiny.state_dict().items()}
+    kept |= {"fc.weight": torch.zeros(1000, 96), "fc.bias": torch.zeros(1000)}
+    save_file(kept, tmp_path / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(tmp_path / "model.safetensors"))
+    network = open_backbone("timm/test_resnet").network
+    assert all((v == 0.25).all() for k, v in network.state_dict().items() if v.is_floating_point())
+
+
+def test_timms_weights_out_of_reach_are_one_message_at_once(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WeightsError, match="not in the hub's cache and could not be fetched .* --weights FILE"):
+        open_backbone("timm/test_resnet")
+
+
 # One of each family: the last layer is a fc, a classifier, a list's last entry, a head, a convolution.
 FAMILIES = [
     ("resnet18", 512),
