@@ -42,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
             write_json(arguments.json, result)
         return int(code)
     except KeyboardInterrupt as error:
-        print(f"\npenult: {error if str(error) else 'interrupted; nothing was published'}", file=sys.stderr)
+        print(
+            f"\npenult: {str(error) or 'interrupted: what was done is kept, run the same command again'}",
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `penult info STORE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
     except OSError as error:
-        message = f"{error.filename or ''}: {(error.strerror or str(error)).lower()}".lstrip(": ")
+        message = f"{error.filename}: {error.strerror.lower()}" if error.strerror and error.filename else str(error)
         if arguments.debug:
             raise
     except Exception as error:
@@ -208,12 +211,13 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
 
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `fit`."""
-    from classify.artifact import save_head
+    from classify.artifact import refuse_overwrite, save_head
     from classify.report import print_training
     from classify.selection import train
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
 
+    refuse_overwrite(Path(arguments.output))
     store = FeatureStore(arguments.store)
     samples = store.load(arguments.split, dataset=arguments.dataset, features=arguments.features)
     val = None
@@ -285,8 +289,8 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
         images = open_images(source)
         above = Path(source) if Path(source).is_dir() else Path(source).parent
         names += [str(above / path) for path in images.paths]
-    weights = arguments.weights or head.info["weights_file"]
-    backbone = reopen_backbone(head.info["request"], head.spec, weights, f"head {head.name}")
+    hint = head.info["weights_file"]
+    backbone = reopen_backbone(head.info["request"], head.spec, hint, f"head {head.name}", arguments.weights)
     with ProgressDisplay(console, "pictures") as display:
         indices, vectors, _, skipped = embed(
             [Path(name) for name in names],

@@ -103,6 +103,7 @@ def stage(store: Path, X: Floats, view: View, first: int = 0) -> float:
     """Stage X, (n, dim), the features of the pictures of `view` from `first` on; return the seconds."""
     began = time.perf_counter()
     writer = BlockWriter(store, SPEC, "float32")
+    writer.run = {"run": writer.run_id, **RUN}
     digests = view.digests[first:].tolist()
     staged = 0
     try:
@@ -110,9 +111,9 @@ def stage(store: Path, X: Floats, view: View, first: int = 0) -> float:
             writer.add(digests[at : at + BATCH], X[at : at + BATCH])
             if writer.due:
                 end = min(at + BATCH, len(X))
-                writer.stage(RUN, rows_of(view, first + staged, first + end))
+                writer.stage(rows_of(view, first + staged, first + end))
                 staged = end
-        writer.stage(RUN, rows_of(view, first + staged, first + len(X)))
+        writer.stage(rows_of(view, first + staged, first + len(X)))
         writer.wait()
     finally:
         writer.close()

@@ -32,7 +32,7 @@ class TrainedHead:
     Parameters
     ----------
     name : str
-        How tables call it: the file's name.
+        How tables and messages call it: the path it was read from.
     kind : str
         Key of `HEADS`.
     head : Head
@@ -103,6 +103,7 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
     DiskFull
         If it does not fit.
     """
+    refuse_overwrite(path)
     samples = samples.labelled()
     info = {
         "format": FORMAT_VERSION,
@@ -139,6 +140,21 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
         write_atomically(path, content)
 
 
+def refuse_overwrite(path: Path) -> None:
+    """Raise if a head written to `path` would replace something else than a head.
+
+    Raises
+    ------
+    HeadError
+        With another name as the next step.
+    """
+    if path.exists():
+        try:
+            load_head(path)
+        except HeadError:
+            raise HeadError(f"{path} exists and is no head: name another file with -o, or remove it first") from None
+
+
 def load_head(path: Path) -> TrainedHead:
     """Read a head; nothing in the file is run.
 
@@ -168,7 +184,7 @@ def load_head(path: Path) -> TrainedHead:
         state = {name[5:]: array for name, array in arrays.items() if name.startswith("head.")}
         head.restore(state, len(info["classes"]), info["scale"])
         return TrainedHead(
-            name=path.name,
+            name=str(path),
             kind=info["kind"],
             head=head,
             scaler=Scaler(arrays["scaler.mean"], arrays["scaler.scale"]),

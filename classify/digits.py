@@ -1,9 +1,12 @@
 """The demo's pictures: scikit-learn's handwritten digits, written out as a folder of PNG files."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from data.staging import write_atomically
 
 # Of each ten pictures of a class, in scikit-learn's order, the last three are for testing.
 _TEST_OF_TEN = 3
@@ -34,5 +37,7 @@ def write_digits(folder: Path) -> int:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             # 0 .. 16 in the original, 0 .. 255 in the file
-            Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(path)
+            png = io.BytesIO()
+            Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(png, "png")
+            write_atomically(path, png.getvalue())
     return len(targets)

@@ -141,7 +141,7 @@ def evaluate(
         split = "test" if "test" in splits or "val" not in splits else "val"
         if split == "val":
             notes.append("there is no test split: this is val")
-    results = []
+    results: list[Scores] = []
     n, classes = 0, heads[0].classes
     for head in heads:
         samples = store.load(split, dataset=dataset, spec=head.spec, wants=f"head {head.name}").labelled()
@@ -150,6 +150,10 @@ def evaluate(
                 f"{head.name} tells {_names(head.classes)} apart and {heads[0].name} {_names(classes)}: "
                 "heads can be compared on the same classes only"
             )
+        if not results:
+            copies = len(samples) - len(np.unique(samples.digests))
+            if copies:
+                notes.append(f"{copies} of these pictures are exact copies of others, and count each time")
         n = len(samples)
         results.append(_score(head, samples, classes, seed))
     results.sort(key=lambda s: (-s.accuracy, s.log_loss))
@@ -248,7 +252,7 @@ def _score(head: TrainedHead, samples: Samples, classes: list[str], seed: int) -
     seen = int(head.trained_on(samples.digests).sum())
     if seen:
         notes.append(f"{seen} of these {n} pictures were in its training set, exactly: its figures flatter")
-    if head.info["selection"]["tuned_on"] == samples.split:
+    if (head.info["selection"]["tuned_on"], head.info["trained_on"]["dataset"]) == (samples.split, samples.dataset):
         notes.append(f"{samples.split} helped to choose its regularisation: its figures flatter")
     return Scores(
         head=head.name,

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -43,6 +44,7 @@ def print_training(console: Console, training: Training, n_train: int, path: str
 
 def print_evaluation(console: Console, result: Evaluation) -> None:
     """Print the ranking, what can be said of the differences, and the classes of the best head."""
+    names = _short_names([s.head for s in result.heads])
     for note in result.notes:
         console.print(f"note: {note}")
     console.print(f"{result.split}: {result.n} pictures, {len(result.classes)} classes; in brackets 95% intervals")
@@ -54,7 +56,7 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
     for rank, s in enumerate(result.heads, 1):
         table.add_row(
             str(rank),
-            printable(s.head),
+            printable(names[s.head]),
             _with(s.accuracy, s.accuracy_ci95),
             _with(s.balanced_accuracy, s.balanced_accuracy_ci95),
             _with(s.macro_f1, s.macro_f1_ci95),
@@ -64,13 +66,14 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
     console.print(table)
     for s in result.heads:
         for note in s.notes:
-            console.print(f"note: {s.head}: {note}")
+            console.print(f"note: {names[s.head]}: {note}")
     for pair in result.pairs:
+        verdict = pair.verdict.replace(pair.a, names[pair.a]).replace(pair.b, names[pair.b])
         console.print(
-            f"{pair.a} against {pair.b}: {pair.verdict} (McNemar p = {pair.p_value:.3g}"
+            f"{names[pair.a]} against {names[pair.b]}: {verdict} (McNemar p = {pair.p_value:.3g}"
             + (f", {pair.p_holm:.3g} over {len(result.pairs)} pairs)" if len(result.pairs) > 1 else ")"),
         )
-    _print_classes(console, result)
+    _print_classes(console, result, names[result.heads[0].head])
 
 
 def print_predictions(console: Console, predictions: list[dict[str, Any]]) -> None:
@@ -98,11 +101,11 @@ def write_csv(target: str, predictions: list[dict[str, Any]], classes: list[str]
             writer.writerow([p["path"], p["label"], f"{p['probability']:.6f}", *shares])
 
 
-def _print_classes(console: Console, result: Evaluation) -> None:
+def _print_classes(console: Console, result: Evaluation, name: str) -> None:
     best = result.heads[0]
     rows = [row for row in best.per_class if row["support"]]
     worst = sorted(rows, key=lambda row: row["f1"] or 0.0)[:_WORST_CLASSES] if len(rows) > _MATRIX_CLASSES else rows
-    title = f"{best.head}, by class" + (f" (the {len(worst)} hardest of {len(rows)})" if len(worst) < len(rows) else "")
+    title = f"{name}, by class" + (f" (the {len(worst)} hardest of {len(rows)})" if len(worst) < len(rows) else "")
     console.print()
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
     table.add_column("class")
@@ -123,6 +126,12 @@ def _print_classes(console: Console, result: Evaluation) -> None:
             *counts,
         )
     console.print(table)
+
+
+def _short_names(paths: list[str]) -> dict[str, str]:
+    """Return file names for paths, where these tell them apart."""
+    names = [Path(path).name for path in paths]
+    return dict(zip(paths, names if len(set(names)) == len(names) else paths, strict=True))
 
 
 def _with(value: float, interval: tuple[float, float]) -> str:

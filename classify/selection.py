@@ -69,7 +69,8 @@ class Training:
     candidates : list of Candidate
         Everything that was tried; empty where no picture could be held out to try it on.
     cv_accuracy : float or None
-        Accuracy over all held-out folds at the chosen parameters; None where val chose.
+        Accuracy over all held-out folds at the chosen parameters, the highest of all settings and so a little
+        optimistic; balanced accuracy where classes weigh the same; None where val chose.
     tuned_on : str
         ``cv``, ``val`` or ``none``.
     folds, seed : int
@@ -155,7 +156,7 @@ def train(
         # of lda, where a class has one picture, which then adds nothing to the covariance
         warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
         outputs, truth = _held_out_scores(samples, outsides, made, lambda done: report(done, total))
-        candidates, scales = _judge(grid, outputs, truth, HEADS[kind].calibrated)
+        candidates, scales = _judge(grid, outputs, truth, HEADS[kind].calibrated, class_weight == "balanced")
         best = min(
             range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i), default=0
         )
@@ -241,16 +242,19 @@ def _fit_and_score(head: Any, X: Array, y: Array, X_out: Array, n_classes: int) 
 
 
 def _judge(
-    grid: list[dict[str, Any]], outputs: list[list[Floats]], truth: Array, calibrated: bool
+    grid: list[dict[str, Any]], outputs: list[list[Floats]], truth: Array, calibrated: bool, balanced: bool
 ) -> tuple[list[Candidate], list[float]]:
-    """Return each setting's held-out accuracy and log-loss, and the factor that its scores want."""
+    """Return each setting's accuracy (`balanced` or not) and log-loss on what was held out, and its scores' factor."""
     if not len(truth):
         return [], []
     candidates, scales = [], []
     for params, parts in zip(grid, outputs, strict=True):
         scores = np.concatenate(parts)
         scale = 1.0 if calibrated else fit_scale(scores, truth)
-        accuracy = float((scores.argmax(axis=1) == truth).mean())
+        correct = scores.argmax(axis=1) == truth
+        accuracy = float(
+            np.mean([correct[truth == t].mean() for t in np.unique(truth)]) if balanced else correct.mean()
+        )
         candidates.append(Candidate(params, accuracy, log_loss(softmax(scale * scores), truth)))
         scales.append(scale)
     return candidates, scales

@@ -132,7 +132,7 @@ def open_images(source: str | os.PathLike[str], name: str | None = None) -> Imag
     if classes and loose:
         notes.append(f"{loose} pictures have no label: they lie outside the class folders or their label is empty")
     return ImageSet(
-        name=name or absolute.stem if absolute.suffix.lower() == ".csv" else name or absolute.name or "images",
+        name=_checked_name(name) if name else _default_name(absolute),
         root=root,
         paths=[row.path for row in rows],
         targets=np.array(targets, dtype=np.int32),
@@ -220,10 +220,22 @@ def _csv_rows(manifest: Path) -> Iterator[_Row]:
         raise ImageSetError(f"{manifest} is no CSV file in UTF-8 ({error}): save it as one") from None
 
 
+def _checked_name(name: str) -> str:
+    """Return a name that can stand in the store's `/datasets/<name>`."""
+    if name in (".", "..") or "/" in name or not name.isprintable():
+        raise ImageSetError(f"an image set cannot be called {name!r}: choose a name without / and control characters")
+    return name
+
+
+def _default_name(path: Path) -> str:
+    name = path.stem if path.suffix.lower() == ".csv" else path.name
+    return "".join(c if c.isprintable() else "_" for c in name) or "images"
+
+
 def _stat(path: Path) -> tuple[int, int]:
     try:
         stat = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # the latter of a zero byte in a manifest's path
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
 

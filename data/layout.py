@@ -1,6 +1,7 @@
-"""One file in Penult's format: how features and image-set views lie in HDF5 (docs/format.md says it in prose).
+"""One file in Penult's format: how features lie in HDF5 (docs/format.md says it in prose).
 
-The only importer of h5py. A published store, a part of a folder store and a staged block are all such a file.
+With `data.views` the only importer of h5py. A published store, a part of a folder store and a staged block are all
+such a file.
 """
 
 import contextlib
@@ -85,7 +86,11 @@ class FeatureGroup:
     @functools.cached_property
     def block_rows(self) -> int:
         """Rows in a checksummed block (the last one may have fewer)."""
-        return int(self._group.attrs["block_rows"])
+        with _damage(self._path, f"the block size of {self.fingerprint[:12]}"):
+            rows = int(self._group.attrs["block_rows"])
+            if rows < 1:
+                raise ValueError(f"{rows} rows")
+            return rows
 
     @functools.cached_property
     def digests(self) -> Digests:
@@ -136,8 +141,9 @@ class FeatureGroup:
         last = min(first + self.block_rows, len(self))
         block = np.empty((last - first, self.dim), self.dtype) if out is None else out
         raw = block.reshape(-1).view(np.uint8).data
-        if first not in self._offsets or os.preadv(self._descriptor, [raw], self._offsets[first]) != len(raw):
-            raise DamagedStore(f"{self._path} is cut short: {RESTORE}")
+        with _damage(self._path, f"rows {first} to {last - 1} of {self.fingerprint[:12]}"):
+            if first not in self._offsets or os.preadv(self._descriptor, [raw], self._offsets[first]) != len(raw):
+                raise DamagedStore(f"{self._path} is cut short: {RESTORE}")
         if block_checksum(self.digests[first:last], block) != self.checksums[index]:
             raise DamagedStore(
                 f"{self._path}: rows {first} to {last - 1} of {self.spec.title} do not match their checksum: {RESTORE}"
@@ -162,8 +168,13 @@ class Part(contextlib.AbstractContextManager["Part"]):
         self.path = path
         if not path.exists():
             raise MissingFile(f"{path} does not exist: make it with `extract IMAGES -o {path}`")
-        if path.is_file() and not h5py.is_hdf5(path):
-            raise StoreError(f"{path} is not a feature store (no HDF5 file, or cut short): {RESTORE}")
+        with open(path, "rb"):  # may we read it, and open one more file? h5py says of both only that it cannot
+            pass
+        if not h5py.is_hdf5(path):
+            raise StoreError(
+                f"{path} is not a feature store: name one that `extract` made (if it was one, it is cut short: "
+                "restore it from a copy)"
+            )
         with _damage(path, "the file"):
             self._file = h5py.File(path, "r")
         with _damage(path, "the file's root"):
@@ -207,7 +218,7 @@ class _FailsOutside(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._end = 0
-        self.error: OSError | None = None
+        self.error: OSError | KeyboardInterrupt | None = None
 
     def write(self, content: Any) -> int:
         """Write, or pretend to after a failure."""
@@ -216,7 +227,7 @@ class _FailsOutside(io.RawIOBase):
         if self.error is None:
             try:
                 write_all(self._file, content)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self.error = error
         self._end = max(self._end, at + size)
         if self.error is not None:
@@ -247,7 +258,7 @@ class _FailsOutside(io.RawIOBase):
         if self.error is None:
             try:
                 self._file.truncate(self._end)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self.error, self._at = error, self._end
         return self._end
 
@@ -262,7 +273,7 @@ def create(file: IO[bytes]) -> Iterator[h5py.File]:
     Raises
     ------
     OSError
-        The first error that a write met, as soon as it is noticed; what `file` holds is then worthless.
+        The first error that a write met, or Ctrl-C in one, at the end; what `file` holds is then worthless.
     """
     outside = _FailsOutside(file)
     with h5py.File(outside, "w", libver=_LIBVER) as hdf5:
@@ -341,7 +352,7 @@ def _reblock(
         at = 0
         while at < len(digests):
             take = min(rows - count, len(digests) - at)
-            held.append((digests[at : at + take], vectors[at : at + take].astype(dtype, copy=False)))
+            held.append((digests[at : at + take], _as_stored(vectors[at : at + take], dtype)))
             at += take
             count += take
             if count == rows:
@@ -349,6 +360,17 @@ def _reblock(
                 held, count = [], 0
     if held:
         yield _joined(held)
+
+
+def _as_stored(vectors: Vectors, dtype: np.dtype[Any]) -> Vectors:
+    """Convert to the stored dtype; infinity is never stored."""
+    if vectors.dtype == dtype:
+        return vectors
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise SpecError("a feature is too large for float16: extract into a new store with --dtype float32")
+    return stored
 
 
 def _joined(held: list[tuple[Digests, Vectors]]) -> tuple[Digests, Vectors]:

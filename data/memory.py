@@ -1,8 +1,10 @@
 """What the store and the blocks beside it already know of an image set's files."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
+from data.errors import MissingFile
 from data.images import ImageSet
 from data.layout import Part
 from data.staging import staged_blocks
@@ -44,17 +46,18 @@ def recall(path: Path, fingerprint: str, images: ImageSet, *, rehash: bool = Fal
         Forget all files, so that each is read again.
     """
     memory = Memory(set(), {}, {})
-    store = FeatureStore(path)
     views: list[View] = []
-    if store.exists():
-        memory.digests.update(store.digests(fingerprint).tolist())
-        views += [view for name, view in store.views().items() if name == images.name]
+    # Blocks first: one that is published and removed meanwhile is then found in the store.
     for block in staged_blocks(path):
-        with Part(block) as part:
+        with contextlib.suppress(MissingFile), Part(block) as part:
             groups = part.features()
             if fingerprint in groups:
                 memory.digests.update(groups[fingerprint].digests.tolist())
             views += part.views().values()
+    store = FeatureStore(path)
+    if store.exists():
+        memory.digests.update(store.digests(fingerprint).tolist())
+        views = [*store.views().values(), *views]
     for view in views:
         if view.name == images.name and view.root == str(images.root) and not rehash:
             files = zip(view.sizes.tolist(), view.mtimes.tolist(), view.digests.tolist(), strict=True)

@@ -4,7 +4,7 @@ A file store is written anew under a temporary name and renamed over the old one
 file. Either way a published file is never written to again.
 """
 
-import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,33 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import FingerprintMismatch, StoreError
-from data.layout import FeatureGroup, Part, Vectors, create, write_features
-from data.staging import atomic_file, clear_blocks, disk_full_hint, publish_lock, staged_blocks, sweep
-from data.store import FeatureStore, locate
+from data.layout import Part, Vectors, create, write_features
+from data.spec import FeatureSpec
+from data.staging import atomic_file, clear_blocks, disk_full_hint, publish_lock, staged_blocks, sweep, temporaries
+from data.store import FeatureStore
 from data.views import Digests, View, write_view
 
 Request = dict[str, Any]
-# Rows of one group that go into the new file, as a mask.
-_Source = tuple[FeatureGroup, npt.NDArray[np.bool_]]
 
 
-def publish(path: Path, view: View, *, request: dict[str, Any], fingerprint: str, timeout: float = 60.0) -> bool:
+@dataclasses.dataclass
+class _Merged:
+    """The rows of one spec that go into the new file, and where they come from."""
+
+    spec: FeatureSpec
+    dim: int
+    dtype: np.dtype[Any]
+    provenance: dict[str, dict[str, Any]]  # by run
+    requests: list[Request]
+    seen: set[bytes]
+    sources: list[tuple[Path, npt.NDArray[np.bool_]]]  # a file, and which of its rows are new
+
+    @property
+    def rows(self) -> int:
+        return sum(int(keep.sum()) for _, keep in self.sources)
+
+
+def publish(path: Path, view: View, *, request: Request, fingerprint: str, timeout: float = 60.0) -> bool:
     """Take every staged block and one view into the store.
 
     Parameters
@@ -52,107 +68,101 @@ def publish(path: Path, view: View, *, request: dict[str, Any], fingerprint: str
     with publish_lock(path, timeout):
         store = FeatureStore(path)
         # whoever wrote one of these had the lock, and has it no more
-        sweep(path.glob("*") if path.is_dir() else path.parent.glob(f"{path.name}.*"), grace=0)
+        sweep(temporaries(path), grace=0)
+        old = store.part_paths() if store.exists() else []
         blocks = staged_blocks(path)
-        with contextlib.ExitStack() as stack:
-            old = [stack.enter_context(Part(p)) for p in store.part_paths()] if store.exists() else []
-            new = [stack.enter_context(Part(p)) for p in blocks]
-            views = store.views() if old else {}
-            refuse_stranger(path, views.get(view.name), view)
-            known = any(request in g.requests for part in old for fp, g in part.features().items() if fp == fingerprint)
-            same_view = view.name in views and views[view.name].same_as(view)
-            if old and not new and same_view and known:
-                return False
-            if path.is_dir():
-                target = path / f"part-{_next_number(store.part_paths()):06d}.h5"
-                _write(target, _plan(new, besides=old), [view], fingerprint, request)
-            else:
-                views[view.name] = view
-                _write(path, _plan([*old, *new]), list(views.values()), fingerprint, request)
+        views = store.views() if old else {}
+        refuse_stranger(path, views.get(view.name), view)
+        held = store.features()[fingerprint].requests if old and fingerprint in store.features() else []
+        same_view = view.name in views and views[view.name].same_as(view)
+        if old and not blocks and same_view and request in held:
+            return False
+        merged = _merge([*old, *blocks])
+        if fingerprint in merged and request not in merged[fingerprint].requests:
+            merged[fingerprint].requests.append(request)
+        if path.is_dir():  # the rows that no older file has, and the new request
+            for entry in merged.values():
+                entry.sources = [source for source in entry.sources if source[0] not in old]
+            merged = {fp: entry for fp, entry in merged.items() if entry.rows or fp == fingerprint}
+            _write(path / f"part-{_next_number(old):06d}.h5", merged, [view])
+        else:
+            views[view.name] = view
+            _write(path, merged, list(views.values()))
         clear_blocks(path, blocks)
     return True
 
 
 def refuse_stranger(path: Path, held: View | None, view: View) -> None:
-    """Raise if `view` has the name of a stored image set from elsewhere with which it shares no picture.
+    """Raise if `view` has the name of a stored image set from elsewhere and shares few pictures with it.
 
     Raises
     ------
     StoreError
-        With `--name` as the next step.
+        With `--name` as the next step, if not even half of the smaller set is in the other.
     """
     if held is None or held.root == view.root or not len(held.digests) or not len(view.digests):
         return
-    if not np.isin(view.digests, held.digests).any():
+    mine, theirs = set(view.digests.tolist()), set(held.digests.tolist())
+    shared = len(mine & theirs)
+    if 2 * shared < min(len(mine), len(theirs)):
         raise StoreError(
-            f"{path} already holds an image set {view.name!r}, from {held.root}, and {view.root} shares no picture "
-            "with it: give this one another name with --name"
+            f"{path} already holds an image set {view.name!r}, from {held.root}, and {view.root} shares {shared} "
+            "pictures with it: give this one another name with --name"
         )
 
 
-def _plan(parts: list[Part], besides: list[Part] | None = None) -> dict[str, list[_Source]]:
-    """Choose the rows of each spec that go into the new file: each content once, the first one found."""
-    seen: dict[str, Digests] = {}
-    for part in besides or []:
-        for fingerprint, group in part.features().items():
-            seen[fingerprint] = np.concatenate([seen.get(fingerprint, np.empty(0, "S64")), group.digests])
-    plan: dict[str, list[_Source]] = {}
-    for part in parts:
-        for fingerprint, group in part.features().items():
-            sources = plan.setdefault(fingerprint, [])
-            if sources and sources[0][0].dim != group.dim:
-                raise FingerprintMismatch(
-                    f"features {fingerprint[:12]} have {sources[0][0].dim} and {group.dim} values in different files: "
-                    "delete the staged blocks and extract again"
-                )
-            before = seen.get(fingerprint, np.empty(0, "S64"))
-            keep = (locate(before, group.digests) < 0) & _first_of_each(group.digests)
-            sources.append((group, keep))
-            seen[fingerprint] = np.concatenate([before, group.digests])
-    return plan
+def _merge(files: list[Path]) -> dict[str, _Merged]:
+    """Choose the rows of each spec: each content once, the first one found. Opens one file at a time."""
+    merged: dict[str, _Merged] = {}
+    for path in files:
+        with Part(path) as part:
+            for fingerprint, group in part.features().items():
+                entry = merged.setdefault(fingerprint, _Merged(group.spec, group.dim, group.dtype, {}, [], set(), []))
+                if entry.dim != group.dim:
+                    raise FingerprintMismatch(
+                        f"features {fingerprint[:12]} have {entry.dim} values, and {group.dim} in {path}: "
+                        "remove that file and extract again"
+                    )
+                keep = np.zeros(len(group), dtype=bool)
+                for row, digest in enumerate(group.digests.tolist()):
+                    if digest not in entry.seen:
+                        entry.seen.add(digest)
+                        keep[row] = True
+                entry.sources.append((path, keep))
+                entry.provenance.update({run["run"]: run for run in group.provenance})
+                entry.requests += [request for request in group.requests if request not in entry.requests]
+    return merged
 
 
-def _write(target: Path, plan: dict[str, list[_Source]], views: list[View], fingerprint: str, request: Request) -> None:
+def _write(target: Path, merged: dict[str, _Merged], views: list[View]) -> None:
     """Write `target` under a temporary name, flush it and rename it into place."""
-    needed = sum(g.dim * g.dtype.itemsize * int(keep.sum()) for sources in plan.values() for g, keep in sources)
+    needed = sum(entry.rows * entry.dim * entry.dtype.itemsize for entry in merged.values())
     with disk_full_hint(target, needed), atomic_file(target) as raw, create(raw) as file:
-        for fp in sorted(plan):
-            sources = plan[fp]
-            asked = [request] if fp == fingerprint else []
-            first = sources[0][0]
+        for fingerprint in sorted(merged):
+            entry = merged[fingerprint]
             write_features(
                 file,
-                spec=first.spec,
-                provenance=_distinct([run for g, _ in sources for run in g.provenance]),
-                requests=_distinct([r for g, _ in sources for r in g.requests] + asked),
-                rows=sum(int(keep.sum()) for _, keep in sources),
-                dim=first.dim,
-                dtype=first.dtype,
-                slabs=_slabs(sources),
+                spec=entry.spec,
+                provenance=list(entry.provenance.values()),
+                requests=entry.requests,
+                rows=entry.rows,
+                dim=entry.dim,
+                dtype=entry.dtype,
+                slabs=_slabs(fingerprint, entry.sources),
             )
         for view in views:
             write_view(file, view)
 
 
-def _slabs(sources: list[_Source]) -> Iterator[tuple[Digests, Vectors]]:
-    for group, keep in sources:
-        size = group.block_rows
-        for block in range(len(group.checksums)):
-            mask = keep[block * size : (block + 1) * size]
-            if mask.any():
-                rows = slice(block * size, block * size + len(mask))
-                vectors = group.read_block(block)
-                yield ((group.digests[rows], vectors) if mask.all() else (group.digests[rows][mask], vectors[mask]))
-
-
-def _first_of_each(digests: Digests) -> npt.NDArray[np.bool_]:
-    first = np.zeros(len(digests), dtype=bool)
-    first[np.unique(digests, return_index=True)[1]] = True
-    return first
-
-
-def _distinct(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [entry for i, entry in enumerate(entries) if entry not in entries[:i]]
+def _slabs(fingerprint: str, sources: list[tuple[Path, npt.NDArray[np.bool_]]]) -> Iterator[tuple[Digests, Vectors]]:
+    for path, keep in sources:
+        with Part(path) as part:
+            group = part.features()[fingerprint]
+            for block, first in enumerate(range(0, len(group), group.block_rows)):
+                mask = keep[first : first + group.block_rows]
+                if mask.any():
+                    digests, vectors = group.digests[first : first + len(mask)], group.read_block(block)
+                    yield (digests, vectors) if mask.all() else (digests[mask], vectors[mask])
 
 
 def _next_number(parts: list[Path]) -> int:

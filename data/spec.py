@@ -33,8 +33,7 @@ class FeatureSpec:
     resize : int
         Length that `fit` refers to, in pixels.
     fit : str
-        ``shorter``: the shorter side becomes `resize`; ``squash``: both sides become `resize`; ``longer``: the
-        longer side becomes `resize` and the rest is padded with black.
+        ``shorter``: the shorter side becomes `resize`; ``squash``: both sides do.
     crop : tuple of int
         Height and width in pixels of the centre crop that the network sees.
     interpolation : str

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import socket
 import time
@@ -49,11 +50,16 @@ def stage_block(store: Path, run_id: str, number: int, image: bytes) -> Path:
     DiskFull
         If it does not fit; nothing else is touched.
     """
-    folder = staging_folder(store)
+    path = staging_folder(store) / f"block-{run_id}-{number:08d}.h5"
     with disk_full_hint(store, len(image)):
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"block-{run_id}-{number:08d}.h5"
-        write_atomically(path, image)
+        for attempt in range(3):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, image)
+                break
+            except FileNotFoundError:  # another run has published and removed the empty folder just now
+                if attempt == 2:
+                    raise
     return path
 
 
@@ -89,7 +95,10 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # of blocks: published and removed by another run, so flushed already
+        return
     try:
         os.fsync(handle)
     finally:
@@ -105,6 +114,15 @@ def clear_blocks(store: Path, published: list[Path]) -> None:
         sweep(folder.iterdir())
         with contextlib.suppress(OSError):  # not empty: another run is staging
             folder.rmdir()
+
+
+def temporaries(store: Path) -> list[Path]:
+    """Return the unfinished files of publishes into `store`."""
+    if store.is_dir():
+        return list(store.glob(f"*{_TEMPORARY}"))
+    # `features` must not take those of `features.h5` for its own: what follows its name is host, pid and a random part
+    mine = re.compile(re.escape(store.name) + r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}" + re.escape(_TEMPORARY))
+    return [path for path in store.parent.iterdir() if mine.fullmatch(path.name)]
 
 
 def sweep(files: Iterable[Path], grace: float = _GRACE_SECONDS) -> None:
@@ -200,12 +218,12 @@ def _disk_full_code(error: OSError) -> int:
 
 
 def _abandoned(path: Path, grace: float) -> bool:
-    """Whether the writer of a temporary file is dead, as far as can be told from here."""
-    host, _, pid = path.name[: -len(_TEMPORARY)].rpartition(".")[2].partition("-")
-    if host == _HOST and pid.partition("-")[0].isdigit() and not _alive(int(pid.partition("-")[0])):
-        return True
+    """Whether the writer of a temporary file is dead: it holds a lock while it lives, and its number is in the name."""
+    host, _, rest = path.name[: -len(_TEMPORARY)].rpartition(".")[2].partition("-")
+    pid = rest.partition("-")[0]
+    dead = host == _HOST and pid.isdigit() and not _alive(int(pid))
     try:
-        if time.time() - path.stat().st_mtime < grace:
+        if not dead and time.time() - path.stat().st_mtime < grace:
             return False
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

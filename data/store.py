@@ -256,6 +256,7 @@ class FeatureStore:
                 fp
                 for fp, g in groups.items()
                 if fp.startswith(wanted)
+                or any(request.get("backbone") == wanted for request in g[0].requests)
                 or wanted in (g[0].spec.backbone, g[0].spec.backbone.split("/")[-1], g[0].spec.title)
             ]
         if len(found) == 1:
@@ -347,7 +348,12 @@ def _read_rows(group: FeatureGroup, rows: npt.NDArray[np.int64], out: Vectors, a
             block = int(rows[chosen[0]]) // size
             target, source = at[chosen], rows[chosen] - block * size
             whole = len(chosen) == min(size, len(group) - block * size)
-            if whole and target[-1] - target[0] == len(chosen) - 1 and (np.diff(target) == 1).all():
+            if (
+                whole
+                and group.dtype == out.dtype
+                and target[-1] - target[0] == len(chosen) - 1
+                and (np.diff(target) == 1).all()
+            ):
                 group.read_block(block, out[target[0] : target[-1] + 1])
             else:
                 out[target] = group.read_block(block)[source]

@@ -1,4 +1,5 @@
 """Stage one: a frozen network over the pictures, once, into a store.
 
-May import `data`, torch, torchvision, timm, numpy and Pillow; never scikit-learn, `classify` or `finetune`.
+May import `data`, torch, torchvision, timm, safetensors, numpy, rich and Pillow;
+never scikit-learn, `classify` or `finetune`.
 """

@@ -1,11 +1,13 @@
 """Frozen networks by name, up to their penultimate layer, with their own preprocessing."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import importlib.metadata
 import importlib.util
 import math
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, cast
@@ -225,9 +227,13 @@ def require_torch() -> None:
 def _torchvision(arch: str, weights: str) -> tuple[Any, FeatureSpec]:
     import torchvision.models as models
 
-    inception = {"transform_input": True, "init_weights": False, "aux_logits": False}
-    network = models.get_model(arch, weights=None, **(inception if arch in ("googlenet", "inception_v3") else {}))
     preset = _torchvision_weights(arch, weights).transforms()
+    changes: dict[str, Any] = {}
+    if arch in ("googlenet", "inception_v3"):
+        changes = {"transform_input": True, "init_weights": False, "aux_logits": False}
+    elif arch.startswith("vit_"):  # built for one size of picture
+        changes = {"image_size": int(preset.crop_size[0])}
+    network = models.get_model(arch, weights=None, **changes)
     return network, FeatureSpec(
         backbone="",
         weights="",
@@ -255,12 +261,14 @@ def _timm(arch: str) -> tuple[Any, FeatureSpec]:
     network = timm.create_model(arch, pretrained=False)
     config: dict[str, Any] = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
     side = int(config["input_size"][-1])
-    mode = {"center": "shorter", "squash": "squash", "border": "longer"}[config["crop_mode"]]
+    modes = {"center": "shorter", "squash": "squash"}
+    if config["crop_mode"] not in modes:
+        raise BackboneError(f"timm/{arch} wants its pictures as {config['crop_mode']!r}: choose another network")
     return network, FeatureSpec(
         backbone="",
         weights="",
         resize=math.floor(side / config["crop_pct"]),
-        fit=mode,
+        fit=modes[config["crop_mode"]],
         crop=(int(config["input_size"][-2]), side),
         interpolation=str(config["interpolation"]),
         mean=tuple(config["mean"]),
@@ -299,14 +307,14 @@ def _timm_state(arch: str, network: Any) -> dict[str, Any]:
         cached = huggingface_hub.try_to_load_from_cache(repository, name)
         if isinstance(cached, str):
             overlay = {"file": cached}
-            return cast(
-                "dict[str, Any]",
-                timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay).state_dict(),
-            )
+            return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
     # one look, since the hub's client would try again for most of a minute, noisily
-    with urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10):
+    with (
+        contextlib.suppress(urllib.error.HTTPError),
+        urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10),
+    ):
         pass
-    return cast("dict[str, Any]", timm.create_model(arch, pretrained=True).state_dict())
+    return timm.create_model(arch, pretrained=True).state_dict()
 
 
 def _packaged_file() -> Path:
@@ -342,7 +350,11 @@ def _take_off_head(network: Any, title: str) -> list[str]:
 
 
 def _is_file(weights: str) -> bool:
-    return "/" in weights or Path(weights).suffix in (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
+    return (
+        "/" in weights
+        or Path(weights).exists()
+        or Path(weights).suffix in (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
+    )
 
 
 def _version(package: str) -> str | None:

@@ -31,6 +31,13 @@ class BlockWriter:
         What the rows are.
     dtype : str
         ``float32`` or ``float16``.
+
+    Attributes
+    ----------
+    run : dict
+        Provenance of the rows, to be set before the first block; `run_id` is its key ``run``.
+    requests : list of dict
+        Commands that are known to give this spec.
     """
 
     def __init__(self, store: Path, spec: FeatureSpec, dtype: str) -> None:
@@ -38,6 +45,8 @@ class BlockWriter:
         self.spec = spec
         self.dtype = DTYPES[dtype]
         self.run_id = new_run_id()
+        self.run: dict[str, Any] = {"run": self.run_id}
+        self.requests: list[dict[str, Any]] = []
         self.seconds = 0.0
         self._digests: list[bytes] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
@@ -65,13 +74,11 @@ class BlockWriter:
         full = len(self._digests) >= _ROWS or time.monotonic() - self._began > _SECONDS
         return bool(self._digests) and full
 
-    def stage(self, run: dict[str, Any], view: View) -> None:
+    def stage(self, view: View) -> None:
         """Start writing the rows so far; waits for the block before them.
 
         Parameters
         ----------
-        run : dict
-            Provenance of the rows.
         view : View
             The files behind them, so that a resumed run need not read these again.
 
@@ -85,8 +92,8 @@ class BlockWriter:
             vectors = np.concatenate(self._vectors)
             rows = {
                 "spec": self.spec,
-                "provenance": [{"run": self.run_id, **run}],
-                "requests": [],
+                "provenance": [self.run],
+                "requests": self.requests,
                 "rows": len(vectors),
                 "dim": vectors.shape[1],
                 "dtype": self.dtype,

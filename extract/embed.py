@@ -15,7 +15,9 @@ from extract.preprocess import pillow_settings
 from extract.reader import Picture, read_pictures
 
 
-def reopen_backbone(request: dict[str, Any], spec: FeatureSpec, weights_file: str, wants: str) -> Backbone:
+def reopen_backbone(
+    request: dict[str, Any], spec: FeatureSpec, weights_file: str, wants: str, named: str = ""
+) -> Backbone:
     """Build the network that features of `spec` came from.
 
     Parameters
@@ -25,9 +27,11 @@ def reopen_backbone(request: dict[str, Any], spec: FeatureSpec, weights_file: st
     spec : FeatureSpec
         What the network must give.
     weights_file : str
-        Where the weights are, if they came from a file; it may have moved since.
+        Where the weights were, if they came from a file; it may have moved since.
     wants : str
         Who needs the network, for messages.
+    named : str
+        Weights that the user names instead, as for `open_backbone`; the spec's digest says whether they fit.
 
     Raises
     ------
@@ -39,12 +43,15 @@ def reopen_backbone(request: dict[str, Any], spec: FeatureSpec, weights_file: st
     if not request:
         raise WeightsError(f"{wants} does not say which network its features came from: extract them with Penult")
     source = request["weights"]
-    if "sha256" in source and not Path(weights_file).is_file():
+    if named:
+        weights = named
+    elif "sha256" in source and not Path(weights_file).is_file():
         raise WeightsError(
             f"{wants} needs the weights of {spec.backbone} from a file, which is not at {weights_file or '(unknown)'}: "
             "name it with --weights FILE"
         )
-    weights = weights_file if "sha256" in source else "random" if "random" in source else source["named"]
+    else:
+        weights = weights_file if "sha256" in source else "random" if "random" in source else source["named"]
     changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()}
     backbone = open_backbone(request["backbone"], weights, Options(**changes), source.get("random", 0))
     refuse_other([backbone.spec], spec, f"network {request['backbone']} with weights {weights}", wants)

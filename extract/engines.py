@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.errors import BackboneError
+from data.errors import BackboneError, first_line
 from extract.backbones import Backbone
 from extract.preprocess import Pixels
 
@@ -106,7 +106,13 @@ class TorchEngine:
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             x = batch.to(self.device, non_blocking=on_gpu)
             x = x.float().div_(255).sub_(self._mean).div_(self._std)  # torchvision's ToTensor and Normalize
-            features = self._network(x)
+            try:
+                features = self._network(x)
+            except (RuntimeError, AssertionError) as error:
+                raise BackboneError(
+                    f"{self.backbone.spec.title} failed on {len(x)} pictures of {tuple(x.shape[2:])} "
+                    f"({first_line(error)}): try another --input-size, or a smaller --batch-size"
+                ) from error
             if not isinstance(features, torch.Tensor) or features.ndim != 2:
                 shape = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
                 raise BackboneError(

@@ -161,6 +161,8 @@ class Extractor:
             If the network, the weights, the store or the disk refuse; nothing that was staged is lost.
         """
         start = time.perf_counter()
+        if self.store.is_symlink():  # replace what it points to, not the link
+            self.store = self.store.resolve()
         asked = request(self.backbone, self.weights, self.options, self.seed)
         store = FeatureStore(self.store)
         store.refuse_other_folder()
@@ -168,7 +170,9 @@ class Extractor:
         old_view = (store.views() if store.exists() else {}).get(self.images.name)
         known = [(info.spec, held) for info in features.values() for held in info.requests if same_command(asked, held)]
         spec, asked = known[0] if known else (None, asked)
-        run = _Run(self, asked, spec)
+        # features that exist keep their dtype, which the writer must know to refuse what does not fit it
+        dtype = features[spec.fingerprint].dtype if spec and spec.fingerprint in features else self.dtype
+        run = _Run(self, asked, spec, dtype)
         writer = run.writer
         try:
             with pillow_settings():
@@ -202,21 +206,21 @@ class Extractor:
             stage_seconds={k: round(v, 3) for k, v in {**run.seconds, "write": write_seconds}.items()},
             published=published,
             splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
-            notes=[*self.images.notes, *_oddities(view)],
+            notes=[*self.images.notes, *_moved(old_view, view), *_oddities(view)],
         )
 
 
 class _Run:
     """The state of one extraction: what became of each picture, and the batch in the making."""
 
-    def __init__(self, job: Extractor, asked: dict[str, Any], spec: FeatureSpec | None) -> None:
+    def __init__(self, job: Extractor, asked: dict[str, Any], spec: FeatureSpec | None, dtype: str) -> None:
         self.job = job
         self.asked = asked
         self.backbone: Backbone | None = None
         self.engine: Engine | None = None
         self.spec = spec or self._open_backbone().spec
         self.memory = recall(job.store, self.spec.fingerprint, job.images, rehash=job.rehash)
-        self.writer = BlockWriter(job.store, self.spec, job.dtype)
+        self.writer = BlockWriter(job.store, self.spec, dtype)
         self.seconds = {"read": 0.0, "decode": 0.0, "forward": 0.0}
         self.computed = self.done = 0
         self.digests = np.zeros(len(job.images), dtype="S64")
@@ -230,7 +234,8 @@ class _Run:
     def compute(self) -> None:
         """Look up, read, decode and run the network over every picture of the set, and stage all rows."""
         job, known = self.job, self.memory.digests
-        pending = [(i, job.images.file(i)) for i in self._look_up()]
+        indices = list(self._look_up())
+        pending = ((i, job.images.file(i)) for i in indices)
         self._report()
         workers = job.workers or min(os.cpu_count() or 1, 8)
         ahead = 2 * (job.batch_size or 32) + workers
@@ -256,22 +261,14 @@ class _Run:
         for i in range(len(self.digests)):
             if self.not_finite and bytes(self.digests[i]) in self.not_finite:
                 self._skip(i, "the network gives NaN or infinity for it")
+                self.mtimes[i] = -1  # another network may not: look again
 
     def stage(self) -> None:
         """Hand the rows so far to the writer."""
         if self.engine is None:  # nothing was computed
             return
-        run = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "engine": self.engine.name,
-            "device": self.engine.device,
-            "batch_size": self.engine.batch_size,
-            "request": self.asked,
-            "weights_file": os.path.abspath(self.job.weights) if "sha256" in self.asked["weights"] else "",
-            "versions": {"penult": VERSION, **{p: importlib.metadata.version(p) for p in _RECORDED}},
-        }
         scanned, self.scanned = self.scanned, []
-        self.writer.stage(run, self._view_of(scanned, self.job.images.splits[scanned], None))
+        self.writer.stage(self._view_of(scanned, self.job.images.splits[scanned], None))
 
     def view(self, old: View | None) -> View:
         """Return the image set as the store is to remember it.
@@ -378,24 +375,41 @@ class _Run:
                     f"({'; '.join(differences(backbone.spec, self.spec))}): extract into a new store"
                 )
             self.engine = open_engine(backbone, self.job.engine, self.job.device, self.job.batch_size)
+            self.writer.run = self._provenance(self.engine)
+            self.writer.requests = [self.asked]
         return self.engine
+
+    def _provenance(self, engine: "Engine") -> dict[str, Any]:
+        return {
+            "run": self.writer.run_id,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "engine": engine.name,
+            "device": engine.device,
+            "batch_size": engine.batch_size,
+            "request": self.asked,
+            "weights_file": os.path.abspath(self.job.weights) if "sha256" in self.asked["weights"] else "",
+            "versions": {"penult": VERSION, **{p: importlib.metadata.version(p) for p in _RECORDED}},
+        }
 
     def _report(self) -> None:
         if self.job.on_progress:
             self.job.on_progress(Progress(self.done, len(self.job.images), len(self.reasons)))
 
 
+def _moved(old: View | None, view: View) -> list[str]:
+    return [f"{view.name} was read from {old.root} before"] if old and old.root != view.root else []
+
+
 def _oddities(view: View) -> list[str]:
     """Say what about an image set would make a careful user look twice."""
     notes = []
-    digests, counts = np.unique(view.digests, return_counts=True)
-    if (counts > 1).any():
-        copies = int((counts - 1).sum())
-        across = two_labels = 0
-        for digest in digests[counts > 1]:
-            rows = view.digests == digest
-            across += len(set(view.splits[rows].tolist())) > 1
-            two_labels += len(set(view.targets[rows].tolist())) > 1
+    contents, content = np.unique(view.digests, return_inverse=True)
+    copies = len(view.digests) - len(contents)
+    if copies:
+        across, two_labels = (
+            len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
+            for column in (view.splits, view.targets)
+        )
         note = f"{copies} pictures are exact copies of others (extracted once)"
         note += f"; {across} contents stand in two splits" if across else ""
         note += f"; {two_labels} contents stand under two labels" if two_labels else ""

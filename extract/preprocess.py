@@ -24,6 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 MAX_PIXELS = 178_956_970
 # A picture 12 times as long as wide would be resized to twelve crops' area to use one: cut it first.
 _MAX_ASPECT = 12
+# Pillow goes by content, whatever the name: none of its formats that run another program (EPS), or stubs of others.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO")
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -73,7 +75,7 @@ def decode(content: bytes) -> Image.Image:
     if not content:
         raise UndecodableError("the file is empty")
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UndecodableError(
@@ -82,7 +84,7 @@ def decode(content: bytes) -> Image.Image:
             image.load()
             orientation = _orientation(image)  # after loading, since Pillow's TIFF reader applies it by itself
             rgb = _to_rgb(image)
-    except UndecodableError:
+    except (UndecodableError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise UndecodableError(f"no picture that Pillow can read (it begins with {content[:8]!r})") from None
@@ -110,21 +112,13 @@ def to_input(image: Image.Image, spec: FeatureSpec) -> Pixels:
     """
     method = _RESAMPLING[spec.interpolation]
     height, width = spec.crop
-    if spec.fit == "squash":
-        return np.asarray(image.resize((width, height), method))
     w, h = image.size
-    if spec.fit == "longer":
-        scale = spec.resize / max(w, h)
-        inside = image.resize((max(round(w * scale), 1), max(round(h * scale), 1)), method)
-        canvas = Image.new("RGB", (width, height))
-        canvas.paste(inside, ((width - inside.width) // 2, (height - inside.height) // 2))
-        return np.asarray(canvas)
     short, long = min(w, h), max(w, h)
-    scaled = int(spec.resize * long / short)
+    scaled = spec.resize if spec.fit == "squash" else int(spec.resize * long / short)
     size = (spec.resize, scaled) if w <= h else (scaled, spec.resize)
     # round-half-even, as in torchvision's center_crop
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    if long > _MAX_ASPECT * short:
+    if long > _MAX_ASPECT * short and spec.fit == "shorter":
         box = (
             left * w / size[0],
             top * h / size[1],

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from extract.preprocess import Pixels, UndecodableError, decode, to_input
 
 # A file changed less than this before it was read may change again within its clock's tick: look again next time.
 _SETTLED_NS = 2_000_000_000
+_MAX_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +93,20 @@ def read_picture(index: int, path: Path, spec: FeatureSpec, known: Collection[by
     """Read, hash and, unless its features are known, decode one file; what goes wrong becomes its reason."""
     start = time.perf_counter()
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("it is no regular file")
         with open(path, "rb") as file:
-            stat = os.fstat(file.fileno())
+            status = os.fstat(file.fileno())
+            if status.st_size > _MAX_BYTES:
+                raise OSError(f"it has {status.st_size:,} bytes, the limit is {_MAX_BYTES:,}")
             content = file.read()
-    except OSError as error:  # another try may succeed, so no time is remembered
-        reason = f"cannot be read: {(error.strerror or first_line(error)).lower()}"
+    except (OSError, ValueError) as error:  # another try may succeed, so no time is remembered
+        words = getattr(error, "strerror", None) or first_line(error)
+        reason = f"cannot be read: {words.lower()}"
         return Picture(index, b"", None, reason, -1, -1, time.perf_counter() - start, 0.0)
     digest = hashlib.sha256(content).hexdigest().encode()
-    settled = time.time_ns() - stat.st_mtime_ns > _SETTLED_NS
-    mtime = stat.st_mtime_ns if settled else -1
+    settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
+    mtime = status.st_mtime_ns if settled else -1
     read_seconds = time.perf_counter() - start
     pixels, reason = None, ""
     if digest not in known:
@@ -107,5 +114,7 @@ def read_picture(index: int, path: Path, spec: FeatureSpec, known: Collection[by
             pixels = to_input(decode(content), spec)
         except UndecodableError as error:
             reason = str(error)
+        except MemoryError:
+            reason, mtime = "too little memory to decode it", -1
     decode_seconds = time.perf_counter() - start - read_seconds
-    return Picture(index, digest, pixels, reason, stat.st_size, mtime, read_seconds, decode_seconds)
+    return Picture(index, digest, pixels, reason, status.st_size, mtime, read_seconds, decode_seconds)

@@ -73,8 +73,8 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         if not info.requests or not places:
             continue
         chosen = [list(places.items())[i] for i in rng.permutation(len(places))[:n]]
-        hint = weights or next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
-        backbone = reopen_backbone(info.requests[0], info.spec, hint, str(path))
+        hint = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
+        backbone = reopen_backbone(info.requests[0], info.spec, hint, str(path), weights)
         indices, vectors, digests, _ = embed([file for _, file in chosen], backbone, device=device)
         same = [j for j, i in enumerate(indices) if digests[j] == chosen[i][0]]
         stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)

@@ -28,6 +28,8 @@ _WRAPPERS = (
     "net",
     "params",
 )
+# What torch's restricted unpickler raises on bytes that are no pickle.
+_GARBAGE = (ValueError, EOFError, KeyError, IndexError, AttributeError, TypeError, AssertionError)
 # Only used while training; torchvision's GoogLeNet and Inception files carry them.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 # DenseNet files from before torchvision 0.3: `denselayer1.norm.1.weight` is today's `denselayer1.norm1.weight`.
@@ -67,7 +69,7 @@ def read_state_dict(path: Path) -> StateDict:
             f"{path} holds more than tensors, and reading the rest would run its code: where it was made, save "
             f"`model.state_dict()` alone and name that file ({first_line(error)})"
         ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, *_GARBAGE) as error:
         raise WeightsError(
             f"{path} cannot be read as a state dict ({first_line(error)}): "
             "name a .pth or .safetensors file saved from `model.state_dict()`"

@@ -53,7 +53,7 @@ def test_what_is_loaded_predicts_bit_for_bit_as_what_was_saved(tmp_path, kind, n
         assert np.array_equal(head.predict_proba(X), training.head.predict_proba(training.scaler.transform(X)))
     assert type(head.head) is type(training.head)
     assert head.head.get_params() == training.head.get_params()
-    assert (head.name, head.kind, head.classes, head.spec) == ("a.head", kind, samples.classes, SPEC)
+    assert (head.name, head.kind, head.classes, head.spec) == (str(tmp_path / "a.head"), kind, samples.classes, SPEC)
 
 
 def test_saving_what_was_loaded_would_keep_the_state(tmp_path):
@@ -138,9 +138,9 @@ def test_the_identity_changes_with_a_label_a_picture_and_a_class_name():
 
 def test_an_old_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
     path = tmp_path / "a"
-    path.write_bytes(b"something else")
+    saved(path, "ridge")
     saved(path)
-    load_head(path)
+    assert load_head(path).kind == "lr"
     assert list(tmp_path.iterdir()) == [path]
 
 

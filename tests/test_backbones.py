@@ -199,6 +199,7 @@ FAMILIES = [
     ("mnasnet0_5", 1280),
     ("swin_t", 768),
     ("vit_b_16", 768),
+    ("timm/vit_tiny_patch16_384", 192),
     ("timm/mobilenetv3_small_050", 1024),
     ("timm/test_vit", 64),
 ]

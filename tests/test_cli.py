@@ -307,3 +307,27 @@ def test_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(mon
         display._bar.refresh()
     assert "50/100 pictures" in bar.getvalue()
     assert "2 skipped" in bar.getvalue()
+
+
+def test_a_head_never_replaces_something_else(work, tmp_path):
+    shutil.copy(work / "f.h5", tmp_path / "f.h5")
+    before = (tmp_path / "f.h5").read_bytes()
+    done = penult("fit", "f.h5", "--head", "lr", "-o", "f.h5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "f.h5 exists and is no head: name another file with -o" in done.stderr
+    assert (tmp_path / "f.h5").read_bytes() == before
+
+
+def test_heads_of_one_name_are_told_apart(work):
+    for folder in ("a", "b"):
+        assert penult("fit", "f.h5", "--head", "ridge", "-o", f"{folder}/r.head", cwd=work).returncode == 0
+    result = json.loads(penult("eval", "a/r.head", "b/r.head", "f.h5", "--json", "-", cwd=work).stdout)
+    assert {head["head"] for head in result["heads"]} == {"a/r.head", "b/r.head"}
+
+
+def test_an_input_that_the_network_cannot_take_is_one_message(work):
+    options = ["--backbone", "timm/test_vit", "--weights", "random", "--input-size", "50"]
+    done = penult("extract", "pictures", "-o", "vit.h5", *options, cwd=work)
+    assert done.returncode == 1
+    assert "timm/test_vit/penultimate failed on 32 pictures of (50, 50)" in done.stderr
+    assert "try another --input-size, or a smaller --batch-size" in done.stderr

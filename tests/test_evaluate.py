@@ -204,7 +204,7 @@ def test_heads_are_ranked_by_accuracy_and_then_by_log_loss(store, heads):
     keys = [(-s.accuracy, s.log_loss) for s in result.heads]
     assert keys == sorted(keys)
     names = [s.head for s in result.heads]
-    assert names.index("lr.head") + 1 == names.index("sloppy.head")
+    assert names.index(heads[0].name) + 1 == names.index("sloppy.head")
     assert [(p.a, p.b) for p in result.pairs][:3] == [(names[0], names[i]) for i in (1, 2, 3)]
     assert len(result.pairs) == 6
 
@@ -297,7 +297,7 @@ def test_a_split_without_labels_is_refused(folder, heads):
 def test_a_class_that_the_head_does_not_know_is_refused(folder, heads):
     store = write_store(folder / "fox.h5", {"test": 40}, [*CLASSES, "fox"], first=5000)
     message = (
-        r"^lr\.head tells cat, dog, emu apart, split 'test' of 'toys' has fox: "
+        r"/lr\.head tells cat, dog, emu apart, split 'test' of 'toys' has fox: "
         r"name a head for these classes, or a store with the head's$"
     )
     with pytest.raises(HeadError, match=message):
@@ -312,9 +312,7 @@ def test_a_strange_class_without_pictures_in_the_split_is_no_matter(folder, head
 def test_heads_for_different_classes_are_not_compared(folder, store, heads):
     pair = write_store(folder / "pair.h5", {"train": 30, "test": 10}, ["cat", "dog"], first=7000)
     other = head_of(folder, pair, "pair.head", tune="none")
-    message = (
-        r"^pair\.head tells cat, dog apart and lr\.head cat, dog, emu: heads can be compared on the same classes only$"
-    )
+    message = r"/pair\.head tells cat, dog apart and .*/lr\.head cat, dog, emu: heads can be compared"
     with pytest.raises(HeadError, match=message):
         evaluate([heads[0], other], store)
 
@@ -323,7 +321,7 @@ def test_features_of_another_network_are_refused_field_by_field(folder, heads):
     other = FeatureSpec("torchvision/resnet18", SPEC.weights, resize=300)
     store = write_store(folder / "other.h5", {"test": 20}, spec=other)
     message = (
-        r"other\.h5 holds torchvision/resnet18/penultimate, head lr\.head wants timm/test_resnet/penultimate; "
+        r"other\.h5 holds torchvision/resnet18/penultimate, head .*/lr\.head wants timm/test_resnet/penultimate; "
         r"they differ in backbone: torchvision/resnet18, not timm/test_resnet; resize: 300, not 256: "
     )
     with pytest.raises(FingerprintMismatch, match=message):

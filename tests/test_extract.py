@@ -345,3 +345,34 @@ def test_memory_of_staged_files_is_only_used_under_the_same_root(pictures, tmp_p
     result = Extractor(open_images(twin, "twin"), store, **SMALL).run()
     assert result.extracted == 0  # the refused run had staged them; nothing was lost
     assert len(FeatureStore(store).digests(result.fingerprint)) == 72
+
+
+def test_what_one_network_cannot_do_another_may(pictures, tmp_path, monkeypatch):
+    from extract.engines import TorchEngine
+
+    store = tmp_path / "f.h5"
+    extract(pictures, store)
+    honest = TorchEngine.forward
+    monkeypatch.setattr(TorchEngine, "forward", lambda self, pixels: honest(self, pixels) * np.nan)
+    with pytest.raises(ImageSetError, match="NaN or infinity"):
+        extract(pictures, store, seed=1)
+    monkeypatch.undo()
+    assert extract(pictures, store, seed=1).extracted == 36
+    assert (extract(pictures, store).extracted, extract(pictures, store).skipped) == (0, [])
+
+
+def test_one_run_is_one_entry_of_provenance_and_knows_its_command(many, tmp_path, monkeypatch):
+    monkeypatch.setattr("extract.blocks._ROWS", 16)
+    result = Extractor(
+        open_images(many), tmp_path / "f.h5", options=Options(input_size=32), batch_size=8, **SMALL
+    ).run()
+    info = FeatureStore(tmp_path / "f.h5").features()[result.fingerprint]
+    (run,) = info.provenance
+    assert run["request"] == info.requests[0]
+    assert len(info.requests) == 1
+
+
+def test_something_that_is_no_file_is_skipped_and_not_waited_for(pictures, tmp_path):
+    os.mkfifo(pictures / "train/red/pipe.jpg")
+    (skipped,) = extract(pictures, tmp_path / "f.h5").skipped
+    assert skipped.reason == "cannot be read: it is no regular file"

@@ -148,3 +148,18 @@ def test_a_name_that_is_no_utf8_survives(tmp_path):
         file.write(b"x")
     images = open_images(tmp_path)
     assert images.file(0).exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", ".", "x\ny", "caf\udce9"])
+def test_a_name_that_a_store_cannot_hold_is_refused_before_any_work(tmp_path, name):
+    touch(tmp_path, "a/1.png")
+    with pytest.raises(ImageSetError, match="an image set cannot be called"):
+        open_images(tmp_path, name)
+
+
+def test_a_folder_whose_name_is_no_utf8_gets_one_that_is(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.makedirs(folder + b"/a")
+    with open(folder + b"/a/1.png", "wb") as file:
+        file.write(b"x")
+    assert open_images(os.fsdecode(folder)).name == "caf_"

@@ -13,7 +13,7 @@ COMMON = {"numpy", "rich"}
 # Package -> what its files may import, at any depth of their code. Mirrors the docstrings of the packages.
 ALLOWED = {
     "data": {"data", "h5py", "PIL", "zlib_ng"} | COMMON,
-    "extract": {"data", "extract", "torch", "torchvision", "timm", "PIL", "safetensors"} | COMMON,
+    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "PIL", "safetensors"} | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
 }

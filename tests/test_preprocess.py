@@ -263,20 +263,23 @@ def test_pictures_one_pixel_wide_work_in_bounded_memory(size):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
-def test_squash_ignores_the_aspect_ratio():
-    image = Image.fromarray(noise(50, 20))
-    want = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC))
-    assert (to_input(image, spec(32, 32, "bicubic", "squash")) == want).all()
+def test_squash_ignores_the_aspect_ratio_and_crops_as_timm_does():
+    from timm.data import create_transform
+
+    for size in ((50, 20), (300, 5), (20, 50)):
+        image = Image.fromarray(noise(*size))
+        want = create_transform(32, interpolation="bicubic", crop_pct=0.9, crop_mode="squash", normalize=False)(image)
+        got = to_input(image, spec(35, 32, "bicubic", "squash"))  # 32 / 0.9 = 35
+        assert (got == want.permute(1, 2, 0).numpy()).all()
 
 
-@pytest.mark.parametrize("size", [(64, 32), (32, 64), (64, 1)])
-def test_longer_keeps_the_whole_picture_on_black(size):
-    got = to_input(Image.new("RGB", size, "white"), spec(32, 32, fit="longer"))
-    width, height = (max(round(side / 2), 1) for side in size)
-    left, top = (32 - width) // 2, (32 - height) // 2
-    want = np.zeros((32, 32, 3), dtype=np.uint8)
-    want[top : top + height, left : left + width] = 255
-    assert (got == want).all()
+def test_timms_usual_transform_is_ours():
+    from timm.data import create_transform
+
+    for size in ((500, 375), (33, 300), (64, 64)):
+        image = Image.fromarray(noise(*size))
+        want = create_transform(224, interpolation="bicubic", crop_pct=0.875, normalize=False)(image)
+        assert (to_input(image, spec(256, 224, "bicubic")) == want.permute(1, 2, 0).numpy()).all()
 
 
 def test_to_input_leaves_the_picture_alone():
@@ -285,3 +288,9 @@ def test_to_input_leaves_the_picture_alone():
     to_input(image, spec(32, 28))
     assert image.tobytes() == before
     assert image.size == (32, 32)
+
+
+def test_a_format_that_runs_other_programs_is_not_opened():
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(UndecodableError, match="no picture that Pillow can read"):
+        decode(postscript)

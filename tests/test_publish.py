@@ -15,7 +15,15 @@ from conftest import ROOT, SPEC, digest_of, make_view, vectors_of
 
 from data.errors import DiskFull, StoreBusy
 from data.publish import publish
-from data.staging import clear_blocks, publish_lock, stage_block, staged_blocks, staging_folder, write_atomically
+from data.staging import (
+    clear_blocks,
+    publish_lock,
+    stage_block,
+    staged_blocks,
+    staging_folder,
+    write_all,
+    write_atomically,
+)
 from data.store import FeatureStore
 from data.verify import verify_store
 
@@ -199,3 +207,52 @@ class file_size_limit:
 
     def __exit__(self, *_):
         resource.setrlimit(resource.RLIMIT_FSIZE, self.old)
+
+
+def test_ctrl_c_while_publishing_is_no_crash_and_loses_nothing(tmp_path, stage, monkeypatch):
+    store = tmp_path / "f.h5"
+    stage(store, list(range(100)), dim=500)
+    publish_rows(store, list(range(100)))
+    before = store.read_bytes()
+    block = stage(store, list(range(100, 400)), dim=500)
+    writes = iter(range(10**9))
+
+    def interrupted(file, content):
+        if next(writes) == 5:
+            raise KeyboardInterrupt
+        write_all(file, content)
+
+    monkeypatch.setattr("data.layout.write_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish_rows(store, list(range(400)))
+    assert (store.read_bytes(), staged_blocks(store)) == (before, [block])
+    monkeypatch.undo()
+    publish_rows(store, list(range(400)))
+    assert len(FeatureStore(store).load()) == 400
+
+
+def test_more_blocks_than_files_may_be_open(tmp_path, stage):
+    store = tmp_path / "f.h5"
+    for i in range(150):
+        stage(store, [2 * i, 2 * i + 1])
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, old[1]))
+    try:
+        publish_rows(store, list(range(300)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+    assert (vectors_of(list(range(300))) == FeatureStore(store).load().X).all()
+
+
+def test_a_live_writers_file_is_never_swept_whatever_its_name_says(tmp_path):
+    import fcntl
+
+    from data.staging import _HOST, sweep
+
+    path = tmp_path / f"f.h5.{_HOST}-999999999-0123abcd.writing"  # a dead number, as of another container
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        sweep([path], grace=0)
+        assert path.exists()
+    sweep([path])
+    assert not path.exists()

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from conftest import SPEC, digest_of, make_view, vectors_of
 
-from data.errors import DamagedStore, FingerprintMismatch, MissingFile, StoreError
+from data.errors import DamagedStore, FingerprintMismatch, MissingFile, SpecError, StoreError
+from data.images import open_images
 from data.publish import publish
 from data.store import FeatureStore, locate
+from data.verify import verify_store
 
 REQUEST = {"backbone": "x"}
 OTHER = dataclasses.replace(SPEC, resize=300)
@@ -140,7 +142,7 @@ def test_another_set_under_the_same_name_is_not_lost(tmp_path, stage):
     with pytest.raises(StoreError, match="already holds an image set 'toys', from /toys.* another name with --name"):
         put(store, stage, [7, 8], view=make_view([7, 8], root="/elsewhere"))
     assert len(FeatureStore(store).load()) == 3
-    put(store, stage, [7, 8], view=make_view([1, 7, 8], root="/moved"))  # shares a picture: the set has moved
+    put(store, stage, [7, 8], view=make_view([1, 2, 7, 8], root="/moved"))  # shares most: the set has moved
     assert FeatureStore(store).views()["toys"].root == "/moved"
 
 
@@ -177,3 +179,61 @@ def test_reading_notices_damage(tmp_path, stage):
     store.write_bytes(content)
     with pytest.raises(DamagedStore, match=re.escape("rows 256 to 511")):
         FeatureStore(store).load()
+
+
+def test_a_folder_store_keeps_one_dtype_and_reads_two(tmp_path, stage):
+    store = tmp_path / "folder"
+    store.mkdir()
+    put(store, stage, list(range(300)), dtype="<f2")
+    put(store, stage, list(range(300, 600)), view=make_view(list(range(600))))
+    samples = FeatureStore(store).load()
+    assert samples.X.dtype == np.float16
+    assert (vectors_of(list(range(600))).astype(np.float16) == samples.X).all()
+    elsewhere = tmp_path / "other"  # another machine's part, in the other dtype
+    elsewhere.mkdir()
+    put(elsewhere, stage, list(range(600, 900)))
+    (elsewhere / "part-000001.h5").rename(store / "part-000009.h5")
+    publish(store, make_view(list(range(900))), request=REQUEST, fingerprint=SPEC.fingerprint)
+    assert (vectors_of(list(range(900))).astype(np.float16) == FeatureStore(store).load().X).all()
+
+
+def test_what_does_not_fit_the_stores_dtype_is_not_published_as_infinity(tmp_path, stage, monkeypatch):
+    store = tmp_path / "f.h5"
+    put(store, stage, [1, 2], dtype="<f2")
+    monkeypatch.setattr("conftest.vectors_of", lambda rows, dim: np.full((len(rows), dim), 1e6, np.float32))
+    block = stage(store, [3])
+    with pytest.raises(SpecError, match="too large for float16: extract into a new store"):
+        publish(store, make_view([1, 2, 3]), request=REQUEST, fingerprint=SPEC.fingerprint)
+    assert block.exists()
+    assert len(FeatureStore(store).load()) == 2
+
+
+def test_a_folder_store_remembers_a_new_request_once(tmp_path, stage):
+    store = tmp_path / "folder"
+    store.mkdir()
+    put(store, stage, [1, 2, 3])
+    newer = {"backbone": "x", "versions": {"torch": "9"}}
+    assert publish(store, make_view([1, 2, 3]), request=newer, fingerprint=SPEC.fingerprint)
+    assert not publish(store, make_view([1, 2, 3]), request=newer, fingerprint=SPEC.fingerprint)
+    assert newer in FeatureStore(store).features()[SPEC.fingerprint].requests
+    assert (vectors_of([1, 2, 3]) == FeatureStore(store).load().X).all()
+    assert verify_store(store).problems == []
+
+
+def test_few_pictures_in_common_do_not_make_it_the_same_set(tmp_path, stage):
+    store = tmp_path / "f.h5"
+    put(store, stage, list(range(10)))
+    with pytest.raises(StoreError, match="shares 1 pictures with it"):
+        put(store, stage, list(range(9, 19)), view=make_view(list(range(9, 19)), root="/elsewhere"))
+
+
+def test_a_link_to_a_store_stays_a_link(tmp_path, pictures):
+    from extract.extractor import Extractor
+
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.h5").symlink_to(tmp_path / "real/f.h5")
+    (tmp_path / "real/f.h5").touch()
+    (tmp_path / "real/f.h5").unlink()
+    Extractor(open_images(pictures), tmp_path / "link.h5", backbone="timm/test_resnet", weights="random").run()
+    assert (tmp_path / "link.h5").is_symlink()
+    assert FeatureStore(tmp_path / "real/f.h5").load("test").X.shape == (12, 96)
