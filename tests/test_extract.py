@@ -218,6 +218,8 @@ def many(tmp_path):
 SMALL_BLOCKS = f"""
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job would ignore
 import extract.blocks
 extract.blocks._ROWS = 16
 from pipeline import main
