@@ -25,15 +25,14 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     classes_ : ndarray of shape (k,)
         Labels, sorted.
     scale_ : float
-        Factor on the scores before the softmax; fitted on held-out scores where `calibrated` is False.
+        Factor on the scores before the softmax: one divided by the temperature, which `classify.selection` fits on
+        held-out scores.
     converged_ : bool
         Whether the solver met its stopping rule.
     """
 
     # The values to try, from the strongest regularisation to the weakest: {name of the parameter: values}.
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    # Whether the scores are log-odds as they are; otherwise `scale_` is fitted.
-    calibrated: ClassVar[bool] = False
     arrays: ClassVar[tuple[str, ...]] = ()
 
     def _begin(self, y: Array) -> npt.NDArray[np.intp]:
@@ -92,7 +91,6 @@ class LogisticHead(LinearHead):
     """Multinomial logistic regression with an L2 penalty; C is the inverse of its weight, per sum of losses."""
 
     grid: ClassVar = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
-    calibrated = True
 
     def __init__(self, C: float = 1e-2, class_weight: str | None = None, random_state: int = 0) -> None:
         self.C = C
@@ -160,7 +158,6 @@ class RidgeHead(LinearHead):
 class LDAHead(LinearHead):
     """Linear discriminant analysis with shrinkage; ``auto`` is Ledoit and Wolf's (2004)."""
 
-    calibrated = False  # its posteriors are far too sure of themselves when d is near n
     grid: ClassVar = {"shrinkage": ("auto",)}
 
     def __init__(self, shrinkage: str | float = "auto", class_weight: str | None = None, random_state: int = 0) -> None:
@@ -204,7 +201,6 @@ class KNNHead(Head):
     """The k nearest training pictures in cosine similarity vote."""
 
     grid: ClassVar = {"k": (20, 10, 5, 3, 1)}
-    calibrated = True
     arrays = ("neighbours_", "labels_", "weights_")
 
     def __init__(self, k: int = 5, class_weight: str | None = None, random_state: int = 0) -> None:
@@ -243,7 +239,6 @@ class MLPHead(Head):
     """One hidden layer of rectified units trained by Adam, stopped early on a tenth of the training pictures."""
 
     grid: ClassVar = {"alpha": (10.0, 1.0, 1e-1, 1e-3)}
-    calibrated = True
     arrays = ("hidden_", "hidden_bias_", "output_", "output_bias_")
 
     def __init__(

@@ -107,9 +107,9 @@ def train(
 ) -> Training:
     """Train a head on a split, with its regularisation chosen by cross-validation on that split alone.
 
-    Of equal accuracies the lower log-loss wins, and of equal log-losses the stronger regularisation. Scores that
-    are no log-odds get a factor, fitted on the held-out scores of the chosen setting, that turns them into
-    probabilities.
+    Of equal accuracies the lower log-loss wins, and of equal log-losses the stronger regularisation. The
+    scores get a factor, fitted on the held-out scores of the chosen setting, that turns them into probabilities: it
+    makes scores of an SVM probabilities at all, and those of a strongly regularised model less timid.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def train(
         # of lda, where a class has one picture, which then adds nothing to the covariance
         warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
         outputs, truth = _held_out_scores(samples, outsides, made, lambda done: report(done, total))
-        candidates, scales = _judge(grid, outputs, truth, HEADS[kind].calibrated, class_weight == "balanced")
+        candidates, scales = _judge(grid, outputs, truth, class_weight == "balanced")
         best = min(
             range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i), default=0
         )
@@ -242,7 +242,7 @@ def _fit_and_score(head: Any, X: Array, y: Array, X_out: Array, n_classes: int) 
 
 
 def _judge(
-    grid: list[dict[str, Any]], outputs: list[list[Floats]], truth: Array, calibrated: bool, balanced: bool
+    grid: list[dict[str, Any]], outputs: list[list[Floats]], truth: Array, balanced: bool
 ) -> tuple[list[Candidate], list[float]]:
     """Return each setting's accuracy (`balanced` or not) and log-loss on what was held out, and its scores' factor."""
     if not len(truth):
@@ -250,7 +250,7 @@ def _judge(
     candidates, scales = [], []
     for params, parts in zip(grid, outputs, strict=True):
         scores = np.concatenate(parts)
-        scale = 1.0 if calibrated else fit_scale(scores, truth)
+        scale = fit_scale(scores, truth)
         correct = scores.argmax(axis=1) == truth
         accuracy = float(
             np.mean([correct[truth == t].mean() for t in np.unique(truth)]) if balanced else correct.mean()

@@ -356,16 +356,18 @@ def test_the_weakest_regularisation_that_wins_is_pointed_out():
     ]
 
 
-def test_scores_that_are_no_log_odds_are_scaled_on_held_out_pictures():
+def test_scores_become_probabilities_by_a_factor_from_held_out_pictures():
     samples, fresh = samples_of([40, 40, 40], distance=0.5), samples_of([300] * 3, seed=1, distance=0.5)
-    for kind in ("svm", "ridge", "centroid", "lda"):
+    for kind in HEADS:
         training = train(kind, samples)
         scores = training.head.scores(training.scaler.transform(fresh.X))
         scaled = log_loss(softmax(training.head.scale_ * scores), fresh.y)
-        # here the scores of lda and of centroids are log-odds already: the scale must do them no harm
-        assert scaled < log_loss(softmax(scores), fresh.y) + (0.01 if kind in ("centroid", "lda") else 0)
-    for kind in ("lr", "mlp", "knn"):
-        assert train(kind, samples, tune="none").head.scale_ == 1
+        # where scores are log-odds already, as of lda and centroids here, it must do them no harm
+        assert scaled < log_loss(softmax(scores), fresh.y) + 0.01
+        assert training.head.scale_ != 1
+    timid = train("lr", samples, params={"C": 1e-4})  # strongly regularised
+    scores = timid.head.scores(timid.scaler.transform(fresh.X))
+    assert log_loss(softmax(timid.head.scale_ * scores), fresh.y) < log_loss(softmax(scores), fresh.y) - 0.1
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.1, 1.0, 30.0, 1e6])
