@@ -34,6 +34,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     # The values to try, from the strongest regularisation to the weakest: {name of the parameter: values}.
     grid: ClassVar[dict[str, tuple[Any, ...]]] = {}
     arrays: ClassVar[tuple[str, ...]] = ()
+    # Whether several may be fitted at once in threads of one process and still give the same result each time.
+    thread_safe: ClassVar[bool] = True
 
     def _begin(self, y: Array) -> npt.NDArray[np.intp]:
         self.classes_, encoded = np.unique(y, return_inverse=True)
@@ -112,6 +114,7 @@ class SVMHead(LinearHead):
     """Linear support vector machine, one class against the rest, squared hinge loss and L2 penalty (liblinear)."""
 
     grid: ClassVar = {"C": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)}
+    thread_safe = False  # liblinear has one random number generator for the whole process
 
     def __init__(self, C: float = 1e-4, class_weight: str | None = None, random_state: int = 0) -> None:
         self.C = C

@@ -214,6 +214,7 @@ def _held_out_scores(
 ) -> tuple[list[list[Floats]], npt.NDArray[np.int32]]:
     """Fit every candidate on every fold; return its scores for what was held out, and the truth."""
     n_classes = len(samples.classes)
+    threads = min(os.cpu_count() or 1, 8) if made[0]().thread_safe else 1
     outputs: list[list[Floats]] = [[] for _ in made]
     done = 0
     # candidates run beside each other, so BLAS must not start threads of its own for each
@@ -223,7 +224,7 @@ def _held_out_scores(
             scaler = Scaler.fit(rows)
             X, y, X_out = scaler.transform(rows), samples.y[outside.inside], scaler.transform(outside.X())
             jobs = (delayed(_fit_and_score)(make(), X, y, X_out, n_classes) for make in made)
-            for i, scores in enumerate(Parallel(n_jobs=min(os.cpu_count() or 1, 8), prefer="threads")(jobs)):
+            for i, scores in enumerate(Parallel(n_jobs=threads, prefer="threads")(jobs)):
                 outputs[i].append(scores)
                 done += 1
                 report(done)
