@@ -1,4 +1,4 @@
-"""What a store holds, as one JSON object and as the tables of `info`; and how results become JSON."""
+"""What a store holds and what is odd about it, as JSON and as tables; and how results become JSON."""
 
 import json
 import math
@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
 from data.terminal import printable, size
+from data.views import View
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +58,29 @@ def describe_store(path: Path) -> dict[str, Any]:
             for view in views.values()
         ],
     }
+
+
+def oddities(view: View, old: View | None) -> list[str]:
+    """Say what about an image set, and about what the store held under its name, is worth a second look."""
+    notes = [f"{view.name} was read from {old.root} before"] if old and old.root != view.root else []
+    contents, content = np.unique(view.digests, return_inverse=True)
+    copies = len(view.digests) - len(contents)
+    if copies:
+        across, two_labels = (
+            len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
+            for column in (view.splits, view.targets)
+        )
+        note = f"{copies} pictures are exact copies of others (extracted once)"
+        note += f"; {across} contents stand in two splits" if across else ""
+        note += f"; {two_labels} contents stand under two labels" if two_labels else ""
+        notes.append(note)
+    if view.split_rule:
+        r = SplitRule(**view.split_rule)
+        kept = f"{r.test_fraction:.0%} of each class for test" + (
+            f", {r.val_fraction:.0%} for val" if r.val_fraction else ""
+        )
+        notes.append(f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)")
+    return notes
 
 
 def print_info(console: "Console", result: dict[str, Any]) -> None:

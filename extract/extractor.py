@@ -17,6 +17,7 @@ from data.errors import FingerprintMismatch, ImageSetError
 from data.images import ImageSet
 from data.memory import recall
 from data.publish import publish, refuse_stranger
+from data.report import oddities
 from data.spec import FeatureSpec, differences
 from data.splits import SplitRule, stratified_split
 from data.store import FeatureStore
@@ -206,7 +207,7 @@ class Extractor:
             stage_seconds={k: round(v, 3) for k, v in {**run.seconds, "write": write_seconds}.items()},
             published=published,
             splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
-            notes=[*self.images.notes, *_moved(old_view, view), *_oddities(view)],
+            notes=[*self.images.notes, *oddities(view, old_view)],
         )
 
 
@@ -268,7 +269,7 @@ class _Run:
         if self.engine is None:  # nothing was computed
             return
         scanned, self.scanned = self.scanned, []
-        self.writer.stage(self._view_of(scanned, self.job.images.splits[scanned], None))
+        self.writer.stage(self._view_of(scanned, self.job.images.splits, None))
 
     def view(self, old: View | None) -> View:
         """Return the image set as the store is to remember it.
@@ -289,21 +290,16 @@ class _Run:
         rule = self.job.split
         if rule is None and images.classes and not (images.splits != "").any():
             rule = SplitRule(**old.split_rule) if old and old.split_rule else SplitRule()
-        splits = images.splits[keep]
+        splits = images.splits.astype(object)  # a new name may be longer than those there are
         if rule is not None:
-            splits = stratified_split(images.targets[keep], self.digests[keep], rule)
-        return self._view_of(range(len(images)), splits, rule)
+            splits[keep] = stratified_split(images.targets[keep], self.digests[keep], rule)
+        return self._view_of(range(len(images)), splits.astype(np.str_), rule)
 
     def _view_of(self, rows: Iterable[int], splits: npt.NDArray[np.str_], rule: SplitRule | None) -> View:
-        """Return a view of some pictures; `splits` may be given for the good ones alone."""
+        """Return a view of some pictures; `splits` are those of the whole set."""
         images = self.job.images
         rows = list(rows)
         good = [i for i in rows if i not in self.reasons]
-        if len(splits) != len(good):
-            splits = np.array(
-                [s for i, s in zip(rows, splits.tolist(), strict=True) if i not in self.reasons],
-                dtype=np.str_,
-            )
         return View(
             name=images.name,
             root=str(images.root),
@@ -311,7 +307,7 @@ class _Run:
             paths=[images.paths[i] for i in good],
             digests=self.digests[good],
             targets=images.targets[good],
-            splits=splits,
+            splits=splits[good],
             sizes=self.sizes[good],
             mtimes=self.mtimes[good],
             skipped=[
@@ -394,30 +390,3 @@ class _Run:
     def _report(self) -> None:
         if self.job.on_progress:
             self.job.on_progress(Progress(self.done, len(self.job.images), len(self.reasons)))
-
-
-def _moved(old: View | None, view: View) -> list[str]:
-    return [f"{view.name} was read from {old.root} before"] if old and old.root != view.root else []
-
-
-def _oddities(view: View) -> list[str]:
-    """Say what about an image set would make a careful user look twice."""
-    notes = []
-    contents, content = np.unique(view.digests, return_inverse=True)
-    copies = len(view.digests) - len(contents)
-    if copies:
-        across, two_labels = (
-            len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
-            for column in (view.splits, view.targets)
-        )
-        note = f"{copies} pictures are exact copies of others (extracted once)"
-        note += f"; {across} contents stand in two splits" if across else ""
-        note += f"; {two_labels} contents stand under two labels" if two_labels else ""
-        notes.append(note)
-    if view.split_rule:
-        r = SplitRule(**view.split_rule)
-        kept = f"{r.test_fraction:.0%} of each class for test" + (
-            f", {r.val_fraction:.0%} for val" if r.val_fraction else ""
-        )
-        notes.append(f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)")
-    return notes
