@@ -282,6 +282,11 @@ class FeatureStore:
     def _rows_of(self, view: View, split: str | None) -> npt.NDArray[np.int64]:
         rows = np.arange(len(view.paths)) if split is None else np.flatnonzero(view.splits == split)
         if not len(rows):
+            if not view.classes:
+                raise StoreError(
+                    f"no picture of {view.name!r} has a label: put each class into a folder of its own, or name the "
+                    "labels in a manifest, and extract again (which computes nothing anew)"
+                )
             names = ", ".join(sorted({s for s in view.splits.tolist() if s})) or "none"
             raise StoreError(
                 f"the image set {view.name!r} has no split {split!r}, its splits are: {names}; "

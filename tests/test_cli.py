@@ -96,6 +96,15 @@ def test_debug_shows_the_traceback(work):
     assert "Traceback" in penult_process("info", "no.h5", "--debug", cwd=work).stderr
 
 
+def test_pictures_without_labels_give_features_and_no_head(tmp_path):
+    for i in range(4):
+        draw(tmp_path / "loose" / f"{i}.png", i)
+    assert penult("extract", "loose", "-o", "f.h5", *TINY, cwd=tmp_path).returncode == 0
+    done = penult("fit", "f.h5", "--head", "lr", "-o", "x.head", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no picture of 'loose' has a label: put each class into a folder of its own" in done.stderr
+
+
 def test_one_class_and_a_class_missing_from_train(tmp_path):
     for i in range(4):
         draw(tmp_path / "one/a" / f"{i}.png", i)
