@@ -279,28 +279,29 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `predict`."""
     from classify.artifact import load_head
     from classify.report import print_predictions, write_csv
-    from data.images import open_images
+    from data.images import PictureList, open_images
     from data.terminal import ProgressDisplay, printable
     from extract.embed import embed, reopen_backbone
 
     head = load_head(Path(arguments.head))
-    names: list[str] = []
+    places: list[tuple[str, str]] = []
     for source in arguments.images:
         images = open_images(source)
         above = Path(source) if Path(source).is_dir() else Path(source).parent
-        names += [str(above / path) for path in images.paths]
+        places += [(str(above), path) for path in images.paths]
+    pictures = PictureList(places)
     hint = head.info["weights_file"]
     backbone = reopen_backbone(head.info["request"], head.spec, hint, f"head {head.name}", arguments.weights)
     with ProgressDisplay(console, "pictures") as display:
         indices, vectors, _, skipped = embed(
-            [Path(name) for name in names],
+            pictures,
             backbone,
             engine=arguments.engine,
             device=arguments.device,
             batch_size=arguments.batch_size,
             on_progress=display.update,
         )
-    predictions = head.predictions([names[i] for i in indices.tolist()], vectors)
+    predictions = head.predictions([pictures.title(i) for i in indices.tolist()], vectors)
     if arguments.csv:
         write_csv(arguments.csv, predictions, head.classes)
     if arguments.csv != "-":
@@ -308,7 +309,7 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     for item in skipped:
         console.print(f"skipped {printable(item.path)}: {printable(item.reason)}")
     if not predictions:
-        print(f"penult: error: none of the {len(names)} pictures could be read: check the files", file=sys.stderr)
+        print(f"penult: error: none of the {len(pictures)} pictures could be read: check the files", file=sys.stderr)
     skipped_json = [{"path": s.path, "reason": s.reason} for s in skipped]
     return {"predictions": predictions, "skipped": skipped_json}, 0 if predictions else 1
 

@@ -194,7 +194,7 @@ def measure_network(name: str, images: ImageSet, engine_name: str, repeats: int,
     own = open_backbone(name, weights, seed=SEED).network
     files = [images.file(i) for i in range(len(images))]
     with pillow_settings():
-        read = list(read_pictures(enumerate(files), spec, (), workers=WORKERS, ahead=64))
+        read = list(read_pictures(images, range(len(images)), spec, (), workers=WORKERS, ahead=64))
     if bad := [p for p in read if p.pixels is None]:
         raise CheckFailed(f"{files[bad[0].index]} cannot be read ({bad[0].reason}): choose other pictures")
     pixels = np.stack([p.pixels for p in read if p.pixels is not None])

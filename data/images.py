@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,35 @@ SPLIT_NAMES = {
 _NO_CLASS = frozenset({"__MACOSX", "@eaDir"})
 
 UNLABELLED = -1
+# No picture file is larger than this.
+MAX_BYTES = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """A picture file as it was read: its bytes, their number, and the modification time in ns since 1970 or -1."""
+
+    data: bytes
+    size: int
+    mtime: int
+
+
+class Pictures(Protocol):
+    """Pictures in an order, whose bytes can be had."""
+
+    def __len__(self) -> int: ...
+
+    def title(self, index: int) -> str:
+        """Return how messages name picture `index`."""
+
+    def read(self, index: int) -> Content:
+        """Return the file of picture `index`.
+
+        Raises
+        ------
+        OSError, ValueError
+            If it cannot be read; another try may succeed.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +101,56 @@ class ImageSet:
     def file(self, index: int) -> Path:
         """Return the path of picture `index` as it can be opened."""
         return self.root / self.paths[index]
+
+    def title(self, index: int) -> str:
+        """Return how messages name picture `index`."""
+        return str(self.file(index))
+
+    def read(self, index: int) -> Content:
+        """Return the file of picture `index`; see `Pictures`."""
+        return read_file(self.file(index))
+
+
+class PictureList:
+    """Pictures from anywhere, each named by a root and a path as an image set names them.
+
+    Parameters
+    ----------
+    places : sequence of (str, str)
+        Root and path of each picture.
+    """
+
+    def __init__(self, places: Sequence[tuple[str, str]]) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def title(self, index: int) -> str:
+        """Return how messages name picture `index`."""
+        root, path = self.places[index]
+        return str(Path(root) / path)
+
+    def read(self, index: int) -> Content:
+        """Return the file of picture `index`; see `Pictures`."""
+        return read_file(Path(self.title(index)))
+
+
+def read_file(path: Path) -> Content:
+    """Read a regular file.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("it is no regular file")
+    with open(path, "rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_size > MAX_BYTES:
+            raise OSError(f"it has {status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
+        return Content(file.read(), status.st_size, status.st_mtime_ns)
 
 
 @dataclasses.dataclass
@@ -191,8 +272,8 @@ def _files(
             yield from _files(Path(entry.path), path, above)
         elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
             try:
-                stat = entry.stat()
-                yield path, stat.st_size, stat.st_mtime_ns
+                status = entry.stat()
+                yield path, status.st_size, status.st_mtime_ns
             except OSError:  # a dangling link: the reader lists it with its reason
                 yield path, -1, -1
 
@@ -234,10 +315,10 @@ def _default_name(path: Path) -> str:
 
 def _stat(path: Path) -> tuple[int, int]:
     try:
-        stat = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):  # the latter of a zero byte in a manifest's path
         return -1, -1
-    return stat.st_size, stat.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def _visible(name: str) -> bool:

@@ -10,7 +10,7 @@ from data.errors import FingerprintMismatch, SpecError
 
 # Fields that came after format version 1 go here with the value that means "as before": they are left out of
 # the canonical JSON while they hold it, so that old fingerprints stay valid (docs/format.md, "Spec").
-_LATER_DEFAULTS: dict[str, object] = {}
+_LATER_DEFAULTS: dict[str, object] = {"resampler": "pillow", "projection": "", "normalize": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,10 @@ class FeatureSpec:
     weights : str
         ``sha256:`` and the hex digest of the tensors that reach the layer (`extract.weights.weights_digest`).
     layer : str
-        ``penultimate``: the input of the last layer that has one output a class.
+        ``penultimate``: the input of the last layer that has one output a class; or a node's own name.
     pooling : str
-        ``network``: whatever the network itself does between its last feature map and that layer.
+        ``network``: whatever the network itself does between its last feature map and that layer; ``none`` where the
+        layer gives one vector already; ``avg``, ``max``, ``gem``, ``cls`` or ``flatten``.
     resize : int
         Length that `fit` refers to, in pixels.
     fit : str
@@ -40,12 +41,21 @@ class FeatureSpec:
         ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``, each with Pillow's antialiasing.
     mean, std : tuple of float
         Subtracted from and dividing the channels after scaling to [0, 1].
-    color, alpha, exif : str
-        ``rgb``; transparent pixels are laid over ``white``; ``apply``: the EXIF orientation is applied.
+    color : str
+        ``rgb``; ``gray``: luma in three equal channels; ``luma``: in one channel; ``rgba``: alpha as a fourth.
+    alpha, exif : str
+        Transparent pixels are laid over ``white``; ``apply``: the EXIF orientation is applied.
     view : str
-        ``center``: one view of each picture.
+        ``center``; ``flip``: its mirror image; ``top-left`` and the other corners; ``random:SEED:K``: the K-th random
+        resized crop; ``mean(A,B)``: the mean of the features of views A and B.
     decoder : str
-        ``pillow``: full-size decoding by Pillow, by the policy in `extract.preprocess`.
+        ``pillow``: full size, by the policy in `extract.preprocess`; ``draft``: JPEG at reduced size.
+    resampler : str
+        Who resizes: ``pillow``, or ``torch`` (PyTorch's antialiased kernels on uint8, as torchvision's v2 transforms).
+    projection : str
+        Empty, ``random:DIM:SEED``, or ``pca:DIM:`` and the digest of mean and components.
+    normalize : str
+        Empty, or ``l2``: vectors, once averaged and projected, have length 1.
 
     Examples
     --------
@@ -71,6 +81,9 @@ class FeatureSpec:
     exif: str = "apply"
     view: str = "center"
     decoder: str = "pillow"
+    resampler: str = "pillow"
+    projection: str = ""
+    normalize: str = ""
 
     def canonical_json(self) -> str:
         """Return the JSON that is hashed: sorted keys, no spaces, later fields only where they are set."""
@@ -109,7 +122,14 @@ class FeatureSpec:
     @property
     def title(self) -> str:
         """Short name for tables and messages, such as ``torchvision/resnet18/penultimate``."""
-        return f"{self.backbone}/{self.layer}"
+        changes = {
+            "pooling": self.pooling if self.pooling not in ("network", "none", "avg") else "",
+            "color": self.color if self.color != "rgb" else "",
+            "view": self.view if self.view != "center" else "",
+            "projection": ":".join(self.projection.split(":")[:2]),
+            "normalize": self.normalize,
+        }
+        return "/".join([self.backbone, self.layer, *filter(None, changes.values())])
 
 
 def differences(have: FeatureSpec, want: FeatureSpec) -> list[str]:

@@ -1,6 +1,6 @@
 """Features of pictures without a store: what `predict` and `verify --sample` compute on the fly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import WeightsError
+from data.images import Pictures
 from data.spec import FeatureSpec, refuse_other
 from data.views import Skipped
 from extract.backbones import Backbone, Options, open_backbone
@@ -59,7 +60,7 @@ def reopen_backbone(
 
 
 def embed(
-    files: Sequence[Path],
+    pictures: Pictures,
     backbone: Backbone,
     *,
     engine: str = "auto",
@@ -72,8 +73,8 @@ def embed(
 
     Parameters
     ----------
-    files : sequence of Path
-        The pictures.
+    pictures : Pictures
+        What to compute them of.
     backbone : Backbone
         The network.
     engine, device, batch_size
@@ -86,7 +87,7 @@ def embed(
     Returns
     -------
     indices : ndarray of shape (n,), int64
-        Which of `files` have features.
+        Which of `pictures` have features.
     vectors : ndarray of shape (n, dim), float32
         Their features.
     digests : list of bytes
@@ -111,20 +112,20 @@ def embed(
                 digests.append(picture.digest)
                 vectors.append(vector)
             else:
-                skipped.append(Skipped(str(files[picture.index]), "the network gives NaN or infinity for it"))
+                skipped.append(Skipped(pictures.title(picture.index), "the network gives NaN or infinity for it"))
         batch.clear()
 
     with pillow_settings():
         ahead = 2 * runner.batch_size + workers
-        for picture in read_pictures(enumerate(files), backbone.spec, (), workers=workers, ahead=ahead):
+        for picture in read_pictures(pictures, range(len(pictures)), backbone.spec, (), workers=workers, ahead=ahead):
             if picture.pixels is None:
-                skipped.append(Skipped(str(files[picture.index]), picture.reason))
+                skipped.append(Skipped(pictures.title(picture.index), picture.reason))
             else:
                 batch.append(picture)
             if len(batch) == runner.batch_size:
                 forward()
             if on_progress:
-                on_progress(picture.index + 1, len(files), len(skipped))
+                on_progress(picture.index + 1, len(pictures), len(skipped))
         if batch:
             forward()
     return np.array(indices, dtype=np.int64), np.array(vectors), digests, skipped

@@ -236,11 +236,10 @@ class _Run:
         """Look up, read, decode and run the network over every picture of the set, and stage all rows."""
         job, known = self.job, self.memory.digests
         indices = list(self._look_up())
-        pending = ((i, job.images.file(i)) for i in indices)
         self._report()
         workers = job.workers or min(os.cpu_count() or 1, 8)
         ahead = 2 * (job.batch_size or 32) + workers
-        for picture in read_pictures(pending, self.spec, known, workers=workers, ahead=ahead):
+        for picture in read_pictures(job.images, indices, self.spec, known, workers=workers, ahead=ahead):
             i = picture.index
             self.seconds["read"] += picture.read_seconds
             self.seconds["decode"] += picture.decode_seconds
@@ -336,7 +335,7 @@ class _Run:
 
     def _skip(self, index: int, reason: str) -> None:
         if self.job.strict:
-            raise ImageSetError(f"{self.job.images.file(index)}: {reason}: mend or remove it, or run without --strict")
+            raise ImageSetError(f"{self.job.images.title(index)}: {reason}: mend or remove it, or run without --strict")
         self.reasons[index] = reason
 
     def _forward(self) -> None:

@@ -3,20 +3,17 @@
 import collections
 import dataclasses
 import hashlib
-import os
-import stat
 import time
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 from data.errors import first_line
+from data.images import Pictures
 from data.spec import FeatureSpec
 from extract.preprocess import Pixels, UndecodableError, decode, to_input
 
 # A file changed less than this before it was read may change again within its clock's tick: look again next time.
 _SETTLED_NS = 2_000_000_000
-_MAX_BYTES = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Picture:
     Parameters
     ----------
     index : int
-        Its position in the list that was read.
+        Its position in the pictures that it is one of.
     digest : bytes
         SHA-256 of its bytes in hex; empty if it could not be read.
     pixels : ndarray of shape (height, width, 3), uint8, or None
@@ -50,7 +47,8 @@ class Picture:
 
 
 def read_pictures(
-    files: Iterable[tuple[int, Path]],
+    pictures: Pictures,
+    indices: Iterable[int],
     spec: FeatureSpec,
     known: Collection[bytes],
     *,
@@ -61,8 +59,10 @@ def read_pictures(
 
     Parameters
     ----------
-    files : iterable of (int, Path)
-        Index and path of each file.
+    pictures : Pictures
+        Where the files are.
+    indices : iterable of int
+        Which of them, in which order.
     spec : FeatureSpec
         How to make pixels of it.
     known : collection of bytes
@@ -79,8 +79,8 @@ def read_pictures(
     queue: collections.deque[Future[Picture]] = collections.deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="penult-reader")
     try:
-        for index, path in files:
-            queue.append(pool.submit(read_picture, index, path, spec, known))
+        for index in indices:
+            queue.append(pool.submit(read_picture, pictures, index, spec, known))
             if len(queue) > ahead:
                 yield queue.popleft().result()
         while queue:
@@ -89,32 +89,26 @@ def read_pictures(
         pool.shutdown(cancel_futures=True)
 
 
-def read_picture(index: int, path: Path, spec: FeatureSpec, known: Collection[bytes] = ()) -> Picture:
+def read_picture(pictures: Pictures, index: int, spec: FeatureSpec, known: Collection[bytes] = ()) -> Picture:
     """Read, hash and, unless its features are known, decode one file; what goes wrong becomes its reason."""
     start = time.perf_counter()
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError("it is no regular file")
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size > _MAX_BYTES:
-                raise OSError(f"it has {status.st_size:,} bytes, the limit is {_MAX_BYTES:,}")
-            content = file.read()
+        content = pictures.read(index)
     except (OSError, ValueError) as error:  # another try may succeed, so no time is remembered
         words = getattr(error, "strerror", None) or first_line(error)
         reason = f"cannot be read: {words.lower()}"
         return Picture(index, b"", None, reason, -1, -1, time.perf_counter() - start, 0.0)
-    digest = hashlib.sha256(content).hexdigest().encode()
-    settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
-    mtime = status.st_mtime_ns if settled else -1
+    digest = hashlib.sha256(content.data).hexdigest().encode()
+    settled = time.time_ns() - content.mtime > _SETTLED_NS
+    mtime = content.mtime if settled else -1
     read_seconds = time.perf_counter() - start
     pixels, reason = None, ""
     if digest not in known:
         try:
-            pixels = to_input(decode(content), spec)
+            pixels = to_input(decode(content.data), spec)
         except UndecodableError as error:
             reason = str(error)
         except MemoryError:
             reason, mtime = "too little memory to decode it", -1
     decode_seconds = time.perf_counter() - start - read_seconds
-    return Picture(index, digest, pixels, reason, status.st_size, mtime, read_seconds, decode_seconds)
+    return Picture(index, digest, pixels, reason, content.size, mtime, read_seconds, decode_seconds)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.images import PictureList
 from data.store import FeatureStore
 from extract.embed import embed, reopen_backbone
 
@@ -65,7 +66,7 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
     for fingerprint, info in store.features().items():
         held = set(store.digests(fingerprint).tolist())
         places = {  # one file for each content
-            digest: Path(view.root) / name
+            digest: (view.root, name)
             for view in store.views().values()
             for name, digest in zip(view.paths, view.digests.tolist(), strict=True)
             if digest in held
@@ -75,7 +76,7 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         chosen = [list(places.items())[i] for i in rng.permutation(len(places))[:n]]
         hint = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
         backbone = reopen_backbone(info.requests[0], info.spec, hint, str(path), weights)
-        indices, vectors, digests, _ = embed([file for _, file in chosen], backbone, device=device)
+        indices, vectors, digests, _ = embed(PictureList([place for _, place in chosen]), backbone, device=device)
         same = [j for j, i in enumerate(indices) if digests[j] == chosen[i][0]]
         stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)
         off = (

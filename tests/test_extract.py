@@ -58,8 +58,8 @@ def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictur
     assert (tmp_path / "f.h5").stat().st_ino == before
 
 
-def refuse_to_read(files, *_, **__):
-    assert list(files) == [], "a picture was opened"
+def refuse_to_read(pictures, indices, *_, **__):
+    assert list(indices) == [], "a picture was opened"
     return iter(())
 
 
