@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
 _HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda")
-_ENGINES = ("auto", "torch")
+_ENGINES = ("auto", "torch", "onnx")
+_PRECISIONS = ("auto", "float32", "fp16", "bf16")
 _DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
 _DATASET = "image set, where the store has several"
 _MOVED = "weights file of the network, if it has moved"
@@ -83,16 +84,25 @@ def build_parser() -> argparse.ArgumentParser:
     add("images", metavar="IMAGES", help="folder with a folder for each class, with or without train/ val/ test/ above "
         "them; or a CSV file with the columns path,label[,split]")
     add("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
-    add("--backbone", default="efficientnet_lite0", metavar="NAME", help="any torchvision or timm classification "
-        "network (default: %(default)s, whose weights need no download)")
+    add("--backbone", action="extend", nargs="+", metavar="NAME", help="any torchvision or timm "
+        "classification networks (default: efficientnet_lite0, whose weights need no download)")
     add("--weights", default="default", metavar="FILE|default|random", help="state dict (.pth, .safetensors), the "
         "network's own, or random ones")
-    add("--layer", default="penultimate", choices=("penultimate",), help="which layer's output (default: %(default)s)")
-    add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
-    add("--device", default="auto", help=_DEVICE)
+    add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
     add("--name", help="name of the image set in the store (default: the folder's)")
     add("--dtype", default="float32", choices=("float32", "float16"), help="how features are stored "
         "(default: %(default)s)")
+    add = add.group("what a feature is")
+    add("--layer", "--layers", action="extend", nargs="+", metavar="NODE", help="outputs of these layers; "
+        "all-stages is the pooled output of every stage (default: penultimate)")
+    add("--pooling", default="", choices=("avg", "max", "gem", "cls", "flatten"), help="of layers with several "
+        "positions (default: avg)")
+    add("--view", "--views", action="extend", nargs="+", metavar="VIEW", help="center, flip, five-crop, random:N: "
+        "each is stored apart (default: center)")
+    add("--average", action="store_true", help="store the mean over the views instead")
+    add("--normalize", action="store_const", const="l2", default="", help="make every vector 1 long (L2)")
+    add("--projection", default="", metavar="KIND:DIM", help="make vectors shorter: random:DIM[:SEED], pca:DIM or a "
+        "file of components")
     add = add.group("splits (a set that brings none gets 20% of each class as test)")
     add("--test-fraction", type=float, metavar="F", help="split anew: share of each class for test")
     add("--val-fraction", type=float, metavar="F", help="share of each class for val")
@@ -101,12 +111,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
     add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"))
+    add("--resampler", choices=("torch", "pillow"), help="who resizes: PyTorch is faster, Pillow is what "
+        "torchvision's transforms on PIL images use (default: torch)")
+    add("--decoder", choices=("pillow", "draft"), help="draft decodes large JPEGs at reduced size (default: pillow)")
+    add("--gray", dest="color", action="store_const", const="gray", help="without colour, in three equal channels")
+    add("--color", choices=("rgb", "gray", "luma", "rgba"), help="luma and rgba adapt the first convolution to one "
+        "and four channels")
     add("--mean", type=float, nargs="+", metavar="M", help="one number or three")
     add("--std", type=float, nargs="+", metavar="S", help="one number or three")
     add = add.group("running")
-    add("--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU")
+    add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
+    add("--device", default="auto", help=_DEVICE)
+    add("--precision", default="auto", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32; checked "
+        "against float32 on the first pictures")
+    add("--compile", action="store_true", help="let PyTorch compile the network first: for long runs on a GPU")
+    add("--batch-size", type=_positive, default=0, metavar="N", help="default: 4 on a CPU, 128 on a GPU")
     add("--workers", type=_positive, default=0, metavar="N", help="threads that read and decode (default: one a "
-        "core, up to 8)")
+        "core)")
     add("--rehash", action="store_true", help="read every file again, whatever its size and time say")
     add("--strict", action="store_true", help="fail on the first picture that cannot be read")
     add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
@@ -137,9 +158,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
     add("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
     add("--weights", default="", metavar="FILE", help=_MOVED)
+    add("--projection", default="", metavar="FILE", help="components file of the features, where they have one")
     add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
     add("--device", default="auto", help=_DEVICE)
-    add("--batch-size", type=_positive, default=0, metavar="N", help="default: 32 on a CPU, 128 on a GPU")
+    add("--batch-size", type=_positive, default=0, metavar="N", help="default: 4 on a CPU, 128 on a GPU")
 
     add = _verb(verbs, "info", run_info, "show what a store holds")
     add("store", metavar="STORE")
@@ -163,9 +185,11 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.images import open_images
     from data.splits import SplitRule
     from data.terminal import ProgressDisplay
-    from extract.backbones import Options
+    from extract.backbones import DEFAULT_BACKBONE, Options
     from extract.extractor import Extractor
+    from extract.preprocess import expand_views
     from extract.report import print_extraction
+    from extract.wanted import Wanted
 
     store = Path(arguments.output)
     if arguments.output.endswith(os.sep):
@@ -180,23 +204,42 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     split = SplitRule(**given) if given else None
+    options = Options(
+        input_size=arguments.input_size,
+        resize=arguments.resize,
+        interpolation=arguments.interpolation,
+        mean=tuple(arguments.mean) if arguments.mean else None,
+        std=tuple(arguments.std) if arguments.std else None,
+        resampler=arguments.resampler,
+        decoder=arguments.decoder,
+        color=arguments.color,
+    )
+    wanted = [
+        Wanted(
+            backbone,
+            arguments.weights,
+            options,
+            arguments.seed,
+            arguments.partial,
+            tuple(arguments.layer or ["penultimate"]),
+            arguments.pooling,
+            tuple(expand_views(arguments.view or ["center"])),
+            arguments.average,
+            arguments.projection,
+            arguments.normalize,
+        )
+        for backbone in dict.fromkeys(arguments.backbone or [DEFAULT_BACKBONE])
+    ]
     with ProgressDisplay(console, "pictures") as display:
         result = Extractor(
             images,
             store,
-            backbone=arguments.backbone,
-            weights=arguments.weights,
-            options=Options(
-                arguments.input_size,
-                arguments.resize,
-                arguments.interpolation,
-                tuple(arguments.mean) if arguments.mean else None,
-                tuple(arguments.std) if arguments.std else None,
-            ),
-            seed=arguments.seed,
+            wanted,
             engine=arguments.engine,
             device=arguments.device,
             batch_size=arguments.batch_size,
+            precision=arguments.precision,
+            compile=arguments.compile,
             workers=arguments.workers,
             dtype=arguments.dtype,
             split=split,
@@ -206,7 +249,8 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
         ).run()
     print_extraction(console, result, store)
     skipped_json = [{"path": s.path, "reason": s.reason} for s in result.skipped]
-    return {**vars(result), "skipped": skipped_json}, 0
+    features_json = [vars(feature) for feature in result.features]
+    return {**vars(result), "skipped": skipped_json, "features": features_json}, 0
 
 
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -281,7 +325,7 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.report import print_predictions, write_csv
     from data.images import PictureList, open_images
     from data.terminal import ProgressDisplay, printable
-    from extract.embed import embed, reopen_backbone
+    from extract.embed import embed, reopen
 
     head = load_head(Path(arguments.head))
     places: list[tuple[str, str]] = []
@@ -291,26 +335,36 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
         places += [(str(above), path) for path in images.paths]
     pictures = PictureList(places)
     hint = head.info["weights_file"]
-    backbone = reopen_backbone(head.info["request"], head.spec, hint, f"head {head.name}", arguments.weights)
+    backbone, feature = reopen(
+        head.info["request"],
+        head.spec,
+        hint,
+        f"head {head.name}",
+        weights=arguments.weights,
+        projection=arguments.projection,
+    )
     with ProgressDisplay(console, "pictures") as display:
-        indices, vectors, _, skipped = embed(
+        found = embed(
             pictures,
             backbone,
+            feature,
             engine=arguments.engine,
             device=arguments.device,
             batch_size=arguments.batch_size,
             on_progress=display.update,
         )
-    predictions = head.predictions([pictures.title(i) for i in indices.tolist()], vectors)
+    predictions = head.predictions([pictures.title(i) for i in found.indices.tolist()], found.vectors)
     if arguments.csv:
         write_csv(arguments.csv, predictions, head.classes)
     if arguments.csv != "-":
         print_predictions(console, predictions)
-    for item in skipped:
+    for note in found.notes:
+        console.print(f"note: {note}")
+    for item in found.skipped:
         console.print(f"skipped {printable(item.path)}: {printable(item.reason)}")
     if not predictions:
         print(f"penult: error: none of the {len(pictures)} pictures could be read: check the files", file=sys.stderr)
-    skipped_json = [{"path": s.path, "reason": s.reason} for s in skipped]
+    skipped_json = [{"path": s.path, "reason": s.reason} for s in found.skipped]
     return {"predictions": predictions, "skipped": skipped_json}, 0 if predictions else 1
 
 

@@ -49,6 +49,10 @@ class WeightsError(PenultError, ValueError):
     """Weights that cannot be had, read or fitted into the network."""
 
 
+class EngineError(PenultError, RuntimeError):
+    """An engine that cannot run a network, or whose outputs are not the reference's."""
+
+
 class HeadError(PenultError, ValueError):
     """A head that cannot be trained, read or used on these features."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from data.errors import MissingFile
@@ -18,45 +19,46 @@ class Memory:
 
     Parameters
     ----------
-    digests : set of bytes
-        Contents that have features of the spec, published or staged.
+    digests : dict of str to set of bytes
+        Contents that have features, published or staged, by fingerprint.
     files : dict of str to (int, int, bytes)
         Size, modification time and digest of files seen under this image set's name and root.
     failures : dict of str to Skipped
         Files of that set that could not be decoded.
     """
 
-    digests: set[bytes]
+    digests: dict[str, set[bytes]]
     files: dict[str, tuple[int, int, bytes]]
     failures: dict[str, Skipped]
 
 
-def recall(path: Path, fingerprint: str, images: ImageSet, *, rehash: bool = False) -> Memory:
-    """Collect what is known of `images` and of the features of one spec.
+def recall(path: Path, fingerprints: Iterable[str], images: ImageSet, *, rehash: bool = False) -> Memory:
+    """Collect what is known of `images` and of the features of some specs.
 
     Parameters
     ----------
     path : Path
         The store; it need not exist yet.
-    fingerprint : str
-        The spec's.
+    fingerprints : iterable of str
+        The specs'.
     images : ImageSet
         Its name and root say which remembered files count: the same relative path elsewhere is another file.
     rehash : bool
         Forget all files, so that each is read again.
     """
-    memory = Memory(set(), {}, {})
+    memory = Memory({fingerprint: set() for fingerprint in fingerprints}, {}, {})
     views: list[View] = []
     # Blocks first: one that is published and removed meanwhile is then found in the store.
     for block in staged_blocks(path):
         with contextlib.suppress(MissingFile), Part(block) as part:
-            groups = part.features()
-            if fingerprint in groups:
-                memory.digests.update(groups[fingerprint].digests.tolist())
+            for fingerprint, group in part.features().items():
+                if fingerprint in memory.digests:
+                    memory.digests[fingerprint].update(group.digests.tolist())
             views += part.views().values()
     store = FeatureStore(path)
     if store.exists():
-        memory.digests.update(store.digests(fingerprint).tolist())
+        for fingerprint, known in memory.digests.items():
+            known.update(store.digests(fingerprint).tolist())
         views = [*store.views().values(), *views]
     for view in views:
         if view.name == images.name and view.root == str(images.root) and not rehash:

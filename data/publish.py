@@ -39,7 +39,7 @@ class _Merged:
         return sum(int(keep.sum()) for _, keep in self.sources)
 
 
-def publish(path: Path, view: View, *, request: Request, fingerprint: str, timeout: float = 60.0) -> bool:
+def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: float = 60.0) -> bool:
     """Take every staged block and one view into the store.
 
     Parameters
@@ -48,8 +48,8 @@ def publish(path: Path, view: View, *, request: Request, fingerprint: str, timeo
         The store: a file, or an existing folder.
     view : View
         The image set as it is now; it replaces the view of that name.
-    request, fingerprint
-        What was asked for, and the spec that it resolved to: remembered with the features.
+    commands : dict of str to dict
+        What was asked for, by the fingerprint of the spec that it resolved to: remembered with the features.
     timeout : float
         Seconds to wait for another publisher.
 
@@ -73,17 +73,19 @@ def publish(path: Path, view: View, *, request: Request, fingerprint: str, timeo
         blocks = staged_blocks(path)
         views = store.views() if old else {}
         refuse_stranger(path, views.get(view.name), view)
-        held = store.features()[fingerprint].requests if old and fingerprint in store.features() else []
+        held = store.features() if old else {}
         same_view = view.name in views and views[view.name].same_as(view)
-        if old and not blocks and same_view and request in held:
+        known = all(fp in held and request in held[fp].requests for fp, request in commands.items())
+        if old and not blocks and same_view and known:
             return False
         merged = _merge([*old, *blocks])
-        if fingerprint in merged and request not in merged[fingerprint].requests:
-            merged[fingerprint].requests.append(request)
+        for fingerprint, request in commands.items():
+            if fingerprint in merged and request not in merged[fingerprint].requests:
+                merged[fingerprint].requests.append(request)
         if path.is_dir():  # the rows that no older file has, and the new request
             for entry in merged.values():
                 entry.sources = [source for source in entry.sources if source[0] not in old]
-            merged = {fp: entry for fp, entry in merged.items() if entry.rows or fp == fingerprint}
+            merged = {fp: entry for fp, entry in merged.items() if entry.rows or fp in commands}
             _write(path / f"part-{_next_number(old):06d}.h5", merged, [view])
         else:
             views[view.name] = view

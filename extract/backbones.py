@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from data.errors import BackboneError, MissingDependency, MissingFile, SpecError, WeightsError, first_line
 from data.spec import FeatureSpec
+from extract.preprocess import TORCH_RESAMPLES
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
 _INSTALL = "install it with `pip install 'penult[extract]'`"
@@ -36,6 +37,10 @@ class Options:
         ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``.
     mean, std : tuple of float, optional
         One value for all channels or three.
+    resampler : str, optional
+        ``torch`` or ``pillow``; by default PyTorch's, which is faster, for the interpolations that it has.
+    decoder : str, optional
+        ``pillow``: full size; ``draft``: a JPEG at reduced size, where it is much larger than needed.
     """
 
     input_size: int | None = None
@@ -43,6 +48,9 @@ class Options:
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    resampler: str | None = None
+    decoder: str | None = None
+    color: str | None = None
 
     def apply(self, spec: FeatureSpec) -> FeatureSpec:
         """Return `spec` with these options in place of the network's own.
@@ -67,6 +75,11 @@ class Options:
                         f"--{name} takes one or three numbers{', above 0' if name == 'std' else ''}: got {values}"
                     )
                 changed[name] = tuple(values) * (3 // len(values))
+        changed["decoder"] = self.decoder or spec.decoder
+        interpolation = changed.get("interpolation", spec.interpolation)
+        changed["resampler"] = self.resampler or ("torch" if interpolation in TORCH_RESAMPLES else "pillow")
+        if changed["resampler"] == "torch" and interpolation not in TORCH_RESAMPLES:
+            raise SpecError(f"PyTorch does not resample by {interpolation}: use --resampler pillow")
         new = dataclasses.replace(spec, **changed)
         if min(new.crop) < 1 or (new.fit == "shorter" and new.resize < max(new.crop)):
             raise SpecError(
@@ -77,14 +90,30 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
+class Output:
+    """SHIM."""
+
+    layer: str = "penultimate"
+    pooling: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A frozen network that maps normalised pictures (B, 3, H, W) to features (B, dim), in eval mode."""
+    """SHIM."""
 
     network: Any  # torch.nn.Module, not imported here: `request` below must work without torch
-    spec: FeatureSpec
+    specs: tuple[FeatureSpec, ...]
+    report: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """SHIM."""
+        return self.specs[0]
 
 
-def request(backbone: str, weights: str, options: Options, seed: int) -> dict[str, Any]:
+def request(
+    backbone: str, weights: str, options: Options, seed: int, output: Output = Output(), *, partial: bool = False
+) -> dict[str, Any]:
     """Describe a command so exactly that the same description always resolves to the same spec.
 
     A store remembers it, and a later run that asks the same knows the fingerprint without loading the network.
@@ -122,7 +151,15 @@ def same_command(asked: dict[str, Any], held: dict[str, Any]) -> bool:
     return all(asked[key] == held.get(key) for key in asked if key != "versions")
 
 
-def open_backbone(name: str, weights: str = "default", options: Options | None = None, seed: int = 0) -> Backbone:
+def open_backbone(
+    name: str,
+    weights: str = "default",
+    options: Options | None = None,
+    seed: int = 0,
+    outputs: Any = (Output(),),
+    *,
+    partial: bool = False,
+) -> Backbone:
     """Build a network by name, load its weights and take off its last layer.
 
     Parameters
@@ -179,7 +216,17 @@ def open_backbone(name: str, weights: str = "default", options: Options | None =
         load_into(network, state, head=head, source=source, backbone=title)
     network.eval().requires_grad_(False)
     spec = dataclasses.replace(spec, backbone=title, weights=weights_digest(network))
-    return Backbone(network, (options or Options()).apply(spec))
+    import torch
+
+    class T(torch.nn.Module):
+        def __init__(self, n: Any) -> None:
+            super().__init__()
+            self.n = n
+
+        def forward(self, x: Any) -> Any:
+            return (self.n(x),)
+
+    return Backbone(T(network).eval(), ((options or Options()).apply(spec),))
 
 
 def resolve_name(name: str) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from data.spec import FeatureSpec
 from data.staging import new_run_id, stage_block
 from data.views import View
 
-# A block is staged when it has this many rows, or this old: a crash costs no more than that.
+# A block is staged when it has this many rows or bytes, or is this old: a crash costs no more than that.
 _ROWS = 512
+_BYTES = 64 << 20
 _SECONDS = 20.0
 
 
@@ -50,6 +51,7 @@ class BlockWriter:
         self.seconds = 0.0
         self._digests: list[bytes] = []
         self._vectors: list[npt.NDArray[np.float32]] = []
+        self._bytes = 0
         self._began = time.monotonic()
         self._blocks = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="penult-writer")
@@ -67,11 +69,12 @@ class BlockWriter:
             raise SpecError("a feature is too large for float16: extract with --dtype float32")
         self._digests.extend(digests)
         self._vectors.append(vectors)
+        self._bytes += vectors.nbytes
 
     @property
     def due(self) -> bool:
         """Whether the rows so far should be staged."""
-        full = len(self._digests) >= _ROWS or time.monotonic() - self._began > _SECONDS
+        full = len(self._digests) >= _ROWS or self._bytes >= _BYTES or time.monotonic() - self._began > _SECONDS
         return bool(self._digests) and full
 
     def stage(self, view: View) -> None:
@@ -99,7 +102,7 @@ class BlockWriter:
                 "dtype": self.dtype,
                 "slabs": [(np.array(self._digests, dtype="S64"), vectors)],
             }
-            self._digests, self._vectors = [], []
+            self._digests, self._vectors, self._bytes = [], [], 0
             self._blocks += 1
             self._flight = self._thread.submit(self._write, rows, view, self._blocks)
         self._began = time.monotonic()
@@ -115,6 +118,11 @@ class BlockWriter:
         flight, self._flight = self._flight, None
         if flight is not None:
             self.seconds += flight.result()
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait for the next block."""
+        return len(self._digests)
 
     def close(self) -> None:
         """End the thread; a block in flight is finished."""

@@ -5,9 +5,9 @@ import datetime
 import importlib.metadata
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,69 +20,19 @@ from data.publish import publish, refuse_stranger
 from data.report import oddities
 from data.spec import FeatureSpec, differences
 from data.splits import SplitRule, stratified_split
-from data.store import FeatureStore
+from data.store import FeatureInfo, FeatureStore
 from data.views import Skipped, View
-from extract.backbones import DEFAULT_BACKBONE, Backbone, Options, open_backbone, request, same_command
+from extract.backbones import Backbone, same_command
 from extract.blocks import BlockWriter
-from extract.preprocess import pillow_settings
-from extract.reader import Picture, read_pictures
+from extract.components import fit_components, stored_components
+from extract.flow import Batch, available_cores, decoding, flow
+from extract.networks import Feature, Network
+from extract.projection import Pca
+from extract.reader import Picture
+from extract.results import Extraction, FeatureResult, Progress, name_limit
+from extract.wanted import Wanted
 
-if TYPE_CHECKING:
-    from extract.engines import Engine
-
-_RECORDED = ("torch", "torchvision", "timm", "pillow", "numpy", "h5py")
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far an extraction is: pictures done of `total`, of which `skipped` gave no features."""
-
-    done: int
-    total: int
-    skipped: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Extraction:
-    """What an extraction did; `pipeline.py extract --json` prints it.
-
-    Parameters
-    ----------
-    images : int
-        Pictures in the image set: `extracted` + `reused` + skipped.
-    extracted, reused : int
-        Vectors computed now, and pictures whose content had one already (duplicates among them).
-    skipped : list of Skipped
-        Pictures that gave no features, with the reason.
-    dim : int
-        Length of a vector.
-    fingerprint, engine : str
-        The spec's fingerprint, and what computed the vectors (``none`` if nothing had to be).
-    seconds, images_per_second : float
-        Wall time of the whole run, loading included, and pictures of the set over it.
-    stage_seconds : dict
-        Seconds spent in ``read``, ``decode`` (both summed over threads), ``forward`` and ``write``.
-    published : bool
-        False if the store held everything already and was not touched.
-    splits : dict
-        Pictures in each split.
-    notes : list of str
-        What a user would want to know.
-    """
-
-    images: int
-    extracted: int
-    reused: int
-    skipped: list[Skipped]
-    dim: int
-    fingerprint: str
-    engine: str
-    seconds: float
-    images_per_second: float
-    stage_seconds: dict[str, float]
-    published: bool
-    splits: dict[str, int]
-    notes: list[str]
+_RECORDED = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "simplejpeg", "numpy", "h5py")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -98,12 +48,12 @@ class Extractor:
         The pictures.
     store : Path
         A file, or a folder that exists.
-    backbone, weights, options, seed
-        As for `extract.backbones.open_backbone`.
-    engine, device, batch_size
-        As for `extract.engines.open_engine`.
+    wanted : sequence of Wanted
+        The networks, and the vectors of each; pictures are read and decoded once for all of them.
+    engine, device, batch_size, precision, compile
+        As for `extract.engines.Setup`.
     workers : int
-        Threads that read and decode; 0 takes one a core, up to 8.
+        Threads that read and decode; 0 takes one a core.
     dtype : str
         ``float32`` or ``float16``: how new features are stored. Features that exist keep theirs.
     split : SplitRule, optional
@@ -120,14 +70,13 @@ class Extractor:
         self,
         images: ImageSet,
         store: Path,
+        wanted: Sequence[Wanted] = (Wanted(),),
         *,
-        backbone: str = DEFAULT_BACKBONE,
-        weights: str = "default",
-        options: Options | None = None,
-        seed: int = 0,
         engine: str = "auto",
         device: str = "auto",
         batch_size: int = 0,
+        precision: str = "auto",
+        compile: bool = False,
         workers: int = 0,
         dtype: str = "float32",
         split: SplitRule | None = None,
@@ -137,13 +86,12 @@ class Extractor:
     ) -> None:
         self.images = images
         self.store = store
-        self.backbone = backbone
-        self.weights = weights
-        self.options = options or Options()
-        self.seed = seed
+        self.wanted = wanted
         self.engine = engine
         self.device = device
         self.batch_size = batch_size
+        self.precision = precision
+        self.compile = compile
         self.workers = workers
         self.dtype = dtype
         self.split = split
@@ -164,111 +112,212 @@ class Extractor:
         start = time.perf_counter()
         if self.store.is_symlink():  # replace what it points to, not the link
             self.store = self.store.resolve()
-        asked = request(self.backbone, self.weights, self.options, self.seed)
         store = FeatureStore(self.store)
         store.refuse_other_folder()
-        features = store.features() if store.exists() else {}
         old_view = (store.views() if store.exists() else {}).get(self.images.name)
-        known = [(info.spec, held) for info in features.values() for held in info.requests if same_command(asked, held)]
-        spec, asked = known[0] if known else (None, asked)
-        # features that exist keep their dtype, which the writer must know to refuse what does not fit it
-        dtype = features[spec.fingerprint].dtype if spec and spec.fingerprint in features else self.dtype
-        run = _Run(self, asked, spec, dtype)
-        writer = run.writer
+        run = _Run(self, store.features() if store.exists() else {})
         try:
-            with pillow_settings():
+            with decoding():
                 run.compute()
         except KeyboardInterrupt:
             run.stage()
-            writer.wait()
+            run.wait()
             raise Interrupted(
                 f"interrupted: {run.computed} pictures were computed and are kept beside {self.store}; run the same "
                 "command again to go on from there"
             ) from None
         finally:
-            writer.close()
+            run.close()
         view = run.view(old_view)
         refuse_stranger(self.store, old_view, view)
         began = time.perf_counter()
-        published = publish(self.store, view, request=asked, fingerprint=run.spec.fingerprint)
-        write_seconds = writer.seconds + time.perf_counter() - began
+        commands = {f.spec.fingerprint: f.request for target in run.targets for f in target.features}
+        published = publish(self.store, view, commands=commands)
+        run.seconds["write"] += time.perf_counter() - began
         seconds = time.perf_counter() - start
         names, counts = np.unique(view.splits, return_counts=True)
+        held = store.features()
+        features = [
+            FeatureResult(f.spec.title, f.spec.fingerprint, held[f.spec.fingerprint].dim, target.engine_name)
+            for target in run.targets
+            for f in target.features
+        ]
         return Extraction(
             images=len(self.images),
             extracted=run.computed,
             reused=len(view.paths) - run.computed,
             skipped=view.skipped,
-            dim=store.features()[run.spec.fingerprint].dim,
-            fingerprint=run.spec.fingerprint,
-            engine=run.engine.name if run.engine else "none",
+            dim=features[0].dim,
+            fingerprint=features[0].fingerprint,
+            engine=features[0].engine,
             seconds=round(seconds, 3),
             images_per_second=round(len(self.images) / seconds, 1),
-            stage_seconds={k: round(v, 3) for k, v in {**run.seconds, "write": write_seconds}.items()},
+            stage_seconds={k: round(v, 3) for k, v in run.seconds.items()},
+            limit=run.limit(seconds),
             published=published,
             splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
-            notes=[*self.images.notes, *oddities(view, old_view)],
+            notes=[*self.images.notes, *run.notes, *oddities(view, old_view)],
+            features=features,
         )
 
 
-class _Run:
-    """The state of one extraction: what became of each picture, and the batch in the making."""
+class _Target:
+    """One network of an extraction: its features, known from the store or by opening it, and their writers."""
 
-    def __init__(self, job: Extractor, asked: dict[str, Any], spec: FeatureSpec | None, dtype: str) -> None:
+    def __init__(self, job: Extractor, wanted: Wanted, held: dict[str, FeatureInfo]) -> None:
         self.job = job
-        self.asked = asked
+        self.wanted = wanted
         self.backbone: Backbone | None = None
-        self.engine: Engine | None = None
-        self.spec = spec or self._open_backbone().spec
-        self.memory = recall(job.store, self.spec.fingerprint, job.images, rehash=job.rehash)
-        self.writer = BlockWriter(job.store, self.spec, dtype)
-        self.seconds = {"read": 0.0, "decode": 0.0, "forward": 0.0}
+        self.engine_name = "none"
+        self.features: list[Feature] = []  # none yet: `_components` asks
+        self.features = self._remembered(held) or self.open()
+        self.network = Network(self.features)
+        # features that exist keep their dtype, which the writer must know to refuse what does not fit it
+        dtypes = {fingerprint: info.dtype for fingerprint, info in held.items()}
+        self.writers = [
+            BlockWriter(job.store, f.spec, dtypes.get(f.spec.fingerprint, job.dtype)) for f in self.features
+        ]
+
+    def open(self) -> list[Feature]:
+        """Build the network and return its features."""
+        self.backbone = self.wanted.open()
+        return self.wanted.features(self.backbone, self._components)
+
+    def start_engine(self, first: list[Picture]) -> list[str]:
+        """Build the engine, trying it on the first pictures; return what the user should know."""
+        from extract.engines import Setup, open_engine  # torch is loaded only when something must be computed
+
+        job = self.job
+        if self.backbone is None:
+            opened = self.open()
+            for now, then in zip(opened, self.features, strict=True):
+                _refuse_another(now.spec, then.spec, self.wanted.backbone, job.store)
+            self.network.features = [
+                dataclasses.replace(now, request=then.request) for now, then in zip(opened, self.features, strict=True)
+            ]
+        assert self.backbone is not None
+        setup = Setup(job.engine, job.device, job.batch_size, job.precision, job.compile)
+        sample = np.stack([picture.inputs[self.network.recipes[0]] for picture in first])
+        engine = self.network.engine = open_engine(self.backbone, setup, sample)
+        self.engine_name = engine.name
+        for writer, feature in zip(self.writers, self.features, strict=True):
+            writer.run = self._provenance(writer.run_id, feature)
+            writer.requests = [feature.request]
+        return [*self.backbone.report, *engine.notes]
+
+    def _remembered(self, held: dict[str, FeatureInfo]) -> list[Feature]:
+        """Return the features of commands that the store knows; none if it does not know all of them."""
+        asked = self.wanted.requests()
+        features = []
+        for request in asked or ():
+            known = ((i.spec, old) for i in held.values() for old in i.requests if same_command(request, old))
+            spec, old = next(known, (None, {}))
+            if spec is None:
+                return []
+            features.append(Feature(spec, old))
+        return features
+
+    def _components(self, backbone: Backbone) -> Pca:
+        """Return the principal components: those that the store's features have, else new ones, kept beside it."""
+        job = self.job
+        if self.features:
+            return stored_components(job.store, self.features[0].spec.projection)
+        return fit_components(job.store, job.images, backbone, self.wanted.projection, job.device)
+
+    def _provenance(self, run_id: str, feature: Feature) -> dict[str, Any]:
+        engine = self.network.engine
+        assert engine is not None
+        versions = {"penult": VERSION, **{p: v for p in _RECORDED if (v := _version(p))}}
+        return {
+            "run": run_id,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "engine": engine.name,
+            "device": engine.device,
+            "precision": engine.precision,
+            "batch_size": engine.batch_size,
+            "request": feature.request,
+            "weights_file": os.path.abspath(self.wanted.weights) if "sha256" in feature.request["weights"] else "",
+            "versions": versions,
+        }
+
+
+class _Run:
+    """The state of one extraction: what became of each picture."""
+
+    def __init__(self, job: Extractor, held: dict[str, FeatureInfo]) -> None:
+        self.job = job
+        self.targets = [_Target(job, wanted, held) for wanted in job.wanted]
+        fingerprints = [f.spec.fingerprint for target in self.targets for f in target.features]
+        self.memory = recall(job.store, fingerprints, job.images, rehash=job.rehash)
+        self.workers = job.workers or available_cores()
+        self.seconds = {"read": 0.0, "decode": 0.0, "forward": 0.0, "write": 0.0}
         self.computed = self.done = 0
+        self.notes: list[str] = []
         self.digests = np.zeros(len(job.images), dtype="S64")
         self.sizes = job.images.sizes.copy()
         self.mtimes = job.images.mtimes.copy()
         self.reasons: dict[int, str] = {}
         self.not_finite: set[bytes] = set()
-        self.batch: list[Picture] = []
         self.scanned: list[int] = []  # read since the last block: the next one remembers their files
+        self._known = [[self.memory.digests[f.spec.fingerprint] for f in target.features] for target in self.targets]
+        # what a network has been given in this run: from then on a copy of it is reused
+        self._given: list[set[bytes]] = [set() for _ in self.targets]
 
     def compute(self) -> None:
-        """Look up, read, decode and run the network over every picture of the set, and stage all rows."""
-        job, known = self.job, self.memory.digests
+        """Look up, read, decode and run the networks over every picture of the set, and stage all rows."""
+        job = self.job
         indices = list(self._look_up())
         self._report()
-        workers = job.workers or min(os.cpu_count() or 1, 8)
-        ahead = 2 * (job.batch_size or 32) + workers
-        for picture in read_pictures(job.images, indices, self.spec, known, workers=workers, ahead=ahead):
-            i = picture.index
-            self.seconds["read"] += picture.read_seconds
-            self.seconds["decode"] += picture.decode_seconds
-            self.digests[i], self.sizes[i], self.mtimes[i] = picture.digest, picture.size, picture.mtime
-            self.scanned.append(i)
-            if picture.reason:
-                self._skip(i, picture.reason)
-            elif picture.pixels is not None and picture.digest not in known:
-                known.add(picture.digest)  # from here on a copy of it is reused
-                self.batch.append(picture)
-                if len(self.batch) == self._open_engine().batch_size:
-                    self._forward()
-            self.done += 1
-            self._report()
-        if self.batch:
-            self._forward()
+        networks = [target.network for target in self.targets]
+        for item in flow(job.images, indices, networks, lacking=self._lacking, start=self._start, workers=self.workers):
+            if isinstance(item, Batch):
+                self._take(item)
+            else:
+                self._settle(item)
         self.stage()
-        self.writer.wait()
+        self.wait()
         for i in range(len(self.digests)):
             if self.not_finite and bytes(self.digests[i]) in self.not_finite:
                 self._skip(i, "the network gives NaN or infinity for it")
                 self.mtimes[i] = -1  # another network may not: look again
 
     def stage(self) -> None:
-        """Hand the rows so far to the writer."""
-        if self.engine is None:  # nothing was computed
+        """Hand the rows so far to the writers; the first block also says which files were read."""
+        if not any(writer.rows for target in self.targets for writer in target.writers):
             return
         scanned, self.scanned = self.scanned, []
-        self.writer.stage(self._view_of(scanned, self.job.images.splits, None))
+        for target in self.targets:
+            for writer in target.writers:
+                if writer.rows:
+                    writer.stage(self._view_of(scanned, self.job.images.splits, None))
+                    scanned = []
+
+    def wait(self) -> None:
+        """Wait until every block is on the disk."""
+        for target in self.targets:
+            for writer in target.writers:
+                writer.wait()
+
+    def close(self) -> None:
+        """End the writers; blocks in flight are finished."""
+        for target in self.targets:
+            for writer in target.writers:
+                writer.close()
+                self.seconds["write"] += writer.seconds
+
+    def limit(self, wall: float) -> str:
+        """Say which stage was the limit; empty if nothing was computed."""
+        engines = [target.network.engine for target in self.targets if target.network.engine]
+        if not engines:
+            return ""
+        return name_limit(
+            self.seconds,
+            on_cpu=engines[0].device == "cpu",
+            engine=engines[0].name,
+            workers=self.workers,
+            cores=available_cores(),
+            wall=wall,
+        )
 
     def view(self, old: View | None) -> View:
         """Return the image set as the store is to remember it.
@@ -320,11 +369,12 @@ class _Run:
     def _look_up(self) -> Iterator[int]:
         """Settle every picture whose file is as it was; yield the others."""
         images, memory = self.job.images, self.memory
+        complete = set.intersection(*(known for target in self._known for known in target))
         stats = zip(images.paths, images.sizes.tolist(), images.mtimes.tolist(), strict=True)
         for i, (path, size, mtime) in enumerate(stats):
             remembered = memory.files.get(path)
             failure = memory.failures.get(path)
-            if mtime >= 0 and remembered and remembered[:2] == (size, mtime) and remembered[2] in memory.digests:
+            if mtime >= 0 and remembered and remembered[:2] == (size, mtime) and remembered[2] in complete:
                 self.digests[i] = remembered[2]
                 self.done += 1
             elif mtime >= 0 and failure and (failure.size, failure.mtime) == (size, mtime):
@@ -333,59 +383,68 @@ class _Run:
             else:
                 yield i
 
+    def _lacking(self, digest: bytes) -> list[int]:
+        """Return the networks that have not seen a content, all of whose features they must give."""
+        return [
+            i
+            for i, known in enumerate(self._known)
+            if digest not in self._given[i] and not all(digest in rows for rows in known)
+        ]
+
+    def _settle(self, picture: Picture) -> None:
+        """Note what became of a file."""
+        i = picture.index
+        self.seconds["read"] += picture.read_seconds
+        self.seconds["decode"] += picture.decode_seconds
+        self.digests[i], self.sizes[i], self.mtimes[i] = picture.digest, picture.size, picture.mtime
+        self.scanned.append(i)
+        if picture.reason:
+            self._skip(i, picture.reason)
+        elif picture.inputs and (lacking := self._lacking(picture.digest)):
+            for network in lacking:
+                self._given[network].add(picture.digest)
+            self.computed += 1
+        self.done += 1
+        self._report()
+
+    def _take(self, batch: Batch) -> None:
+        """Give the writers those rows of a batch that they do not have."""
+        self.seconds["forward"] += batch.seconds
+        target = self.targets[batch.network]
+        finite = np.all([np.isfinite(vectors).all(axis=1) for vectors in batch.vectors], axis=0)
+        digests = [picture.digest for picture in batch.pictures]
+        bad = {digest for digest, good in zip(digests, finite.tolist(), strict=True) if not good}
+        self.computed -= len(bad - self.not_finite)
+        self.not_finite |= bad
+        for vectors, writer, known in zip(batch.vectors, target.writers, self._known[batch.network], strict=True):
+            keep = [row for row, digest in enumerate(digests) if digest not in known and digest not in bad]
+            writer.add([digests[row] for row in keep], vectors[keep])
+        if any(writer.due for writer in target.writers):
+            self.stage()
+
+    def _start(self, network: int, first: list[Picture]) -> None:
+        self.notes += self.targets[network].start_engine(first)
+
     def _skip(self, index: int, reason: str) -> None:
         if self.job.strict:
             raise ImageSetError(f"{self.job.images.title(index)}: {reason}: mend or remove it, or run without --strict")
         self.reasons[index] = reason
 
-    def _forward(self) -> None:
-        engine = self._open_engine()
-        batch, self.batch = self.batch, []
-        start = time.perf_counter()
-        features = engine.forward(np.stack([p.pixels for p in batch if p.pixels is not None]))
-        self.seconds["forward"] += time.perf_counter() - start
-        finite: npt.NDArray[np.bool_] = np.all(np.isfinite(features), axis=1)
-        verdicts: list[bool] = finite.tolist()
-        digests = [p.digest for p in batch]
-        self.not_finite.update(d for d, good in zip(digests, verdicts, strict=True) if not good)
-        self.writer.add([d for d, good in zip(digests, verdicts, strict=True) if good], features[finite])
-        self.computed += int(finite.sum())
-        if self.writer.due:
-            self.stage()
-
-    def _open_backbone(self) -> Backbone:
-        if self.backbone is None:
-            job = self.job
-            self.backbone = open_backbone(job.backbone, job.weights, job.options, job.seed)
-        return self.backbone
-
-    def _open_engine(self) -> "Engine":
-        if self.engine is None:
-            from extract.engines import open_engine  # torch is loaded only when something must be computed
-
-            backbone = self._open_backbone()
-            if backbone.spec != self.spec:
-                raise FingerprintMismatch(
-                    f"the network {self.job.backbone} is not the one that {self.job.store} remembers for this command "
-                    f"({'; '.join(differences(backbone.spec, self.spec))}): extract into a new store"
-                )
-            self.engine = open_engine(backbone, self.job.engine, self.job.device, self.job.batch_size)
-            self.writer.run = self._provenance(self.engine)
-            self.writer.requests = [self.asked]
-        return self.engine
-
-    def _provenance(self, engine: "Engine") -> dict[str, Any]:
-        return {
-            "run": self.writer.run_id,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "engine": engine.name,
-            "device": engine.device,
-            "batch_size": engine.batch_size,
-            "request": self.asked,
-            "weights_file": os.path.abspath(self.job.weights) if "sha256" in self.asked["weights"] else "",
-            "versions": {"penult": VERSION, **{p: importlib.metadata.version(p) for p in _RECORDED}},
-        }
-
     def _report(self) -> None:
         if self.job.on_progress:
             self.job.on_progress(Progress(self.done, len(self.job.images), len(self.reasons)))
+
+
+def _refuse_another(now: FeatureSpec, then: FeatureSpec, backbone: str, store: Path) -> None:
+    if now != then:
+        raise FingerprintMismatch(
+            f"the network {backbone} is not the one that {store} remembers for this command "
+            f"({'; '.join(differences(now, then))}): extract into a new store"
+        )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,152 +1,225 @@
-"""From a file's bytes to the pixels that a network sees: one written policy for extraction and prediction.
+"""From decoded pixels to what a network sees: resizing, cropping, colour modes and views."""
 
-The policy of decoder ``pillow`` (docs/format.md, "Pixels"): the first frame of an animation; EXIF orientation
-applied; transparency laid over white; palettes expanded; 16-bit grey scaled by 1/257; grey repeated to three
-channels; CMYK, YCbCr, LAB and HSV converted by Pillow without colour profiles.
-"""
-
-import contextlib
-import io
-import struct
-import warnings
-from collections.abc import Iterator
+import dataclasses
+import hashlib
+import math
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from data.errors import first_line
+from data.errors import SpecError
 from data.spec import FeatureSpec
+from extract.decode import Pixels
 
-Pixels = npt.NDArray[np.uint8]
-
-# Twice Pillow's own threshold for a warning (a quarter of a gigabyte of RGB), where Pillow itself refuses.
-MAX_PIXELS = 178_956_970
 # A picture 12 times as long as wide would be resized to twelve crops' area to use one: cut it first.
 _MAX_ASPECT = 12
-# Pillow goes by content, whatever the name: none of its formats that run another program (EPS), or stubs of others.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO")
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# What PyTorch's antialiased kernels for uint8 offer; the others are Pillow's.
+TORCH_RESAMPLES = ("bilinear", "bicubic")
+CORNERS = {"top-left": (0, 0), "top-right": (0, 1), "bottom-left": (1, 0), "bottom-right": (1, 1)}
+# Of a random resized crop: share of the picture's area and width over height, drawn as torchvision does (Szegedy et
+# al. 2015). Its least area is a quarter here: the network is not trained any more, so it cannot learn to see a 12th.
+_AREA, _ASPECT = (0.25, 1.0), (3 / 4, 4 / 3)
+# A draft keeps this many times the pixels that the resized side has; a random crop may enlarge a quarter of the area.
+_DRAFT, _DRAFT_RANDOM = 2, 4
+
+_Key = tuple[tuple[int, int], str, str, int]  # size after resizing, interpolation, resampler, channels
 
 
-class UndecodableError(ValueError):
-    """A picture that cannot be decoded; the message is the reason that the user reads."""
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Those fields of a spec that decide the pixels of one view, for one view."""
+
+    resize: int
+    fit: str
+    crop: tuple[int, int]
+    interpolation: str
+    color: str
+    view: str
+    decoder: str
+    resampler: str
+
+    @property
+    def decoding(self) -> tuple[bool, int]:
+        """The arguments `alpha` and `shorter` of `extract.decode.decode`."""
+        times = _DRAFT_RANDOM if self.view.startswith("random") else _DRAFT
+        return self.color == "rgba", times * self.resize if self.decoder == "draft" else 0
 
 
-@contextlib.contextmanager
-def pillow_settings() -> Iterator[None]:
-    """Silence Pillow's warnings and its own size limit (ours replaces it) while pictures are read in threads.
-
-    Both are global in Pillow, so they are set once around a run and put back after it.
-    """
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def recipes(spec: FeatureSpec) -> tuple[Recipe, ...]:
+    """Return how to make the pixels of every view that a spec is the mean of, or of its only one."""
+    names = [f.name for f in dataclasses.fields(Recipe)]
+    recipe = Recipe(**{name: getattr(spec, name) for name in names})
+    return tuple(dataclasses.replace(recipe, view=view) for view in single_views(spec.view))
 
 
-def decode(content: bytes) -> Image.Image:
-    """Decode a picture to 8-bit RGB by the policy above.
+def single_views(view: str) -> list[str]:
+    """Return the views that a view is the mean of, or itself.
 
     Raises
     ------
-    UndecodableError
-        With the reason in words.
+    SpecError
+        If there is no such view.
     """
-    if not content:
-        raise UndecodableError("the file is empty")
-    try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UndecodableError(
-                    f"too large to decode safely: {width} x {height} pixels, the limit is {MAX_PIXELS:,}"
-                )
-            image.load()
-            orientation = _orientation(image)  # after loading, since Pillow's TIFF reader applies it by itself
-            rgb = _to_rgb(image)
-    except (UndecodableError, MemoryError):
-        raise
-    except UnidentifiedImageError:
-        raise UndecodableError(f"no picture that Pillow can read (it begins with {content[:8]!r})") from None
-    except Exception as error:  # Pillow's plugins raise nearly anything on broken bytes; the reason is kept
-        raise UndecodableError(f"damaged: {first_line(error)}") from None
-    return rgb.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else rgb
+    views = view.removeprefix("mean(").removesuffix(")").split(",") if view.startswith("mean(") else [view]
+    for name in views:
+        kind, *numbers = name.split(":")
+        known = len(numbers) == 2 and all(n.isdigit() for n in numbers) if kind == "random" else not numbers
+        if not known or kind not in ("center", "flip", "random", *CORNERS):
+            raise SpecError(f"no view {name!r}: use center, flip, {', '.join(CORNERS)} or random:SEED:NUMBER")
+    return views
 
 
-def to_input(image: Image.Image, spec: FeatureSpec) -> Pixels:
-    """Resize and crop an RGB picture as the spec says.
+def expand_views(names: list[str]) -> list[str]:
+    """Return single views by the names that the command line takes: `five-crop`, `random:N` and `random:N:SEED` too.
 
-    Equal to torchvision's and timm's evaluation transforms on PIL images, bit for bit, for pictures up to 12 times
-    as long as wide; of longer ones only the part that the crop needs is computed.
+    Raises
+    ------
+    SpecError
+        If there is no such view.
+    """
+    views: list[str] = []
+    for name in names:
+        kind, *numbers = name.split(":")
+        if name == "five-crop":
+            views += ["center", *CORNERS]
+        elif kind == "random" and 1 <= len(numbers) <= 2 and all(n.isdigit() for n in numbers):
+            views += [f"random:{numbers[1] if len(numbers) == 2 else 0}:{k}" for k in range(int(numbers[0]))]
+        elif name in ("center", "flip", *CORNERS):
+            views.append(name)
+        else:
+            known = f"center, flip, five-crop, random:N, random:N:SEED, {', '.join(CORNERS)}"
+            raise SpecError(f"no view {name!r}: use one or more of {known}")
+    return list(dict.fromkeys(views))
+
+
+def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes) -> list[Pixels]:
+    """Make the input of a network for each recipe; a resize that several share is done once.
+
+    With resampler ``pillow`` equal to torchvision's and timm's evaluation transforms on PIL images, bit for bit, for
+    pictures up to 12 times as long as wide; of longer ones only the part that the crop needs is computed. With
+    ``torch`` equal to torchvision's v2 transforms on uint8 tensors: within one or two grey levels of Pillow.
 
     Parameters
     ----------
-    image : PIL.Image
-        RGB.
-    spec : FeatureSpec
-        Its `fit`, `resize`, `interpolation` and `crop` are used.
+    pixels : ndarray of shape (H, W, 3 or 4), uint8
+        The decoded picture.
+    wanted : tuple of Recipe
+        What to make of it.
+    digest : bytes
+        The picture's, which decides its random crops.
 
     Returns
     -------
-    ndarray of shape (height, width, 3), uint8
+    list of ndarray of shape (height, width, channels), uint8
+        One for each recipe, contiguous.
     """
-    method = _RESAMPLING[spec.interpolation]
-    height, width = spec.crop
-    w, h = image.size
+    shared: dict[_Key, Pixels] = {}
+    inputs = []
+    for recipe in wanted:
+        seen = pixels if recipe.color == "rgba" else pixels[:, :, :3]
+        random = recipe.view.startswith("random")
+        made = _random_crop(seen, recipe, digest) if random else _crop(seen, recipe, shared)
+        inputs.append(np.ascontiguousarray(_colour(made, recipe.color)))
+    return inputs
+
+
+def _resized_size(pixels: Pixels, recipe: Recipe) -> tuple[int, int]:
+    """Return height and width of the whole picture after resizing."""
+    h, w = pixels.shape[:2]
     short, long = min(w, h), max(w, h)
-    scaled = spec.resize if spec.fit == "squash" else int(spec.resize * long / short)
-    size = (spec.resize, scaled) if w <= h else (scaled, spec.resize)
-    # round-half-even, as in torchvision's center_crop
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    if long > _MAX_ASPECT * short and spec.fit == "shorter":
-        box = (
-            left * w / size[0],
-            top * h / size[1],
-            (left + width) * w / size[0],
-            (top + height) * h / size[1],
-        )
-        return np.asarray(image.resize((width, height), method, box=box))
-    resized = image if size == image.size else image.resize(size, method)
-    return np.asarray(resized.crop((left, top, left + width, top + height)))
+    scaled = recipe.resize if recipe.fit == "squash" else int(recipe.resize * long / short)
+    return (scaled, recipe.resize) if w <= h else (recipe.resize, scaled)
 
 
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):
-        return 1  # unreadable EXIF says nothing about the pixels
+def _resize(pixels: Pixels, size: tuple[int, int], recipe: Recipe) -> Pixels:
+    if pixels.shape[:2] == size:
+        return pixels
+    if recipe.resampler == "torch":
+        return _by_torch(pixels, size, recipe.interpolation)
+    return _by_pillow(pixels, size, recipe.interpolation, None)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()
-    if image.mode.startswith("I"):  # 16-bit grey, as I;16 or widened to I
-        values = np.asarray(image).astype(np.int64)
-        return Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UndecodableError("32-bit float pixels have no agreed range: convert the file to 8 or 16 bits")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _by_pillow(
+    pixels: Pixels, size: tuple[int, int], interpolation: str, box: tuple[float, float, float, float] | None
+) -> Pixels:
+    height, width = size
+    method = _RESAMPLING[interpolation]
+    rgb = np.asarray(Image.fromarray(pixels[:, :, :3]).resize((width, height), method, box=box))
+    if pixels.shape[2] == 3:
+        return rgb
+    alpha = np.asarray(Image.fromarray(pixels[:, :, 3]).resize((width, height), method, box=box))
+    return np.concatenate([rgb, alpha[:, :, None]], axis=2)
+
+
+def _by_torch(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
+    import torch
+
+    if (
+        torch.get_num_threads() != 1
+    ):  # of this thread: pictures are decoded beside each other; `extract.flow` puts it back
+        torch.set_num_threads(1)
+    if not pixels.flags.writeable:  # torch warns of memory that it could write to; nothing here does
+        pixels = pixels.copy()
+    # (H, W, C) seen as (1, C, H, W) is channels_last, for which the kernels are made
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(batch, size=size, mode=interpolation, antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+def _crop(pixels: Pixels, recipe: Recipe, shared: dict[_Key, Pixels]) -> Pixels:
+    """Return the crop of a resized picture, which other crops may share."""
+    (h, w), size, (height, width) = pixels.shape[:2], _resized_size(pixels, recipe), recipe.crop
+    if recipe.view in CORNERS:
+        down, right = CORNERS[recipe.view]
+        top, left = down * (size[0] - height), right * (size[1] - width)
+    else:
+        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)  # half to even, as torchvision crops
+    if max(h, w) > _MAX_ASPECT * min(h, w) and recipe.fit == "shorter":
+        box = (left * w / size[1], top * h / size[0], (left + width) * w / size[1], (top + height) * h / size[0])
+        crop = _by_pillow(pixels, recipe.crop, recipe.interpolation, box)
+    else:
+        key = (size, recipe.interpolation, recipe.resampler, pixels.shape[2])
+        if key not in shared:
+            shared[key] = _resize(pixels, size, recipe)
+        crop = shared[key][top : top + height, left : left + width]
+    return crop[:, ::-1] if recipe.view == "flip" else crop
+
+
+def _random_crop(pixels: Pixels, recipe: Recipe, digest: bytes) -> Pixels:
+    """Return a random resized crop, mirrored half the time: decided by seed, number and the picture's content."""
+    u = _uniform(f"{recipe.view}:{digest.decode()}".encode(), 23)
+    h, w = pixels.shape[:2]
+    width, height = w, h
+    for area, aspect in u[:20].reshape(10, 2).tolist():
+        target = w * h * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
+        ratio = math.exp(math.log(_ASPECT[0]) + aspect * math.log(_ASPECT[1] / _ASPECT[0]))
+        width, height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < width <= w and 0 < height <= h:
+            break
+    else:  # a very long picture: as much as fits
+        width, height = min(w, round(h * _ASPECT[1])), min(h, round(w * _ASPECT[1]))
+    left, top = int(u[20] * (w - width + 1)), int(u[21] * (h - height + 1))
+    made = _resize(np.ascontiguousarray(pixels[top : top + height, left : left + width]), recipe.crop, recipe)
+    return made[:, ::-1] if u[22] < 0.5 else made
+
+
+def _uniform(text: bytes, n: int) -> npt.NDArray[np.float64]:
+    """Return n numbers in [0, 1) that a text decides, on every machine for ever."""
+    words = np.frombuffer(hashlib.shake_256(text).digest(8 * n), dtype="<u8")
+    return (words >> np.uint64(11)) / float(1 << 53)
+
+
+def _colour(pixels: Pixels, color: str) -> Pixels:
+    if color in ("rgb", "rgba"):
+        return pixels
+    r, g, b = (pixels[:, :, i].astype(np.uint32) for i in range(3))
+    # ITU-R 601-2 in the 16-bit fixed point that Pillow's convert("L") uses
+    luma = ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).astype(np.uint8)[:, :, None]
+    return luma if color == "luma" else np.repeat(luma, 3, axis=2)

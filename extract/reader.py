@@ -1,16 +1,14 @@
-"""From paths to pixels: files are read, hashed and decoded in threads ahead of the network, in order."""
+"""From files to inputs: one picture is read, hashed, decoded and made into what every network wants of it."""
 
-import collections
 import dataclasses
 import hashlib
 import time
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 
 from data.errors import first_line
 from data.images import Pictures
-from data.spec import FeatureSpec
-from extract.preprocess import Pixels, UndecodableError, decode, to_input
+from extract.decode import Pixels, UndecodableError, decode
+from extract.preprocess import Recipe, to_inputs
 
 # A file changed less than this before it was read may change again within its clock's tick: look again next time.
 _SETTLED_NS = 2_000_000_000
@@ -26,19 +24,19 @@ class Picture:
         Its position in the pictures that it is one of.
     digest : bytes
         SHA-256 of its bytes in hex; empty if it could not be read.
-    pixels : ndarray of shape (height, width, 3), uint8, or None
-        None if its features are known already, or if it was skipped.
+    inputs : mapping of Recipe to ndarray of shape (height, width, channels), uint8
+        Empty if nothing was wanted of it, or if it was skipped.
     reason : str
         Why it was skipped; empty if it was not.
     size, mtime : int
         Bytes, and nanoseconds since 1970; -1 where the file must be looked at again.
     read_seconds, decode_seconds : float
-        Time spent in this picture's thread.
+        Wall time of reading and hashing; time on a core of decoding and resizing.
     """
 
     index: int
     digest: bytes
-    pixels: Pixels | None
+    inputs: Mapping[Recipe, Pixels]
     reason: str
     size: int
     mtime: int
@@ -46,69 +44,51 @@ class Picture:
     decode_seconds: float
 
 
-def read_pictures(
-    pictures: Pictures,
-    indices: Iterable[int],
-    spec: FeatureSpec,
-    known: Collection[bytes],
-    *,
-    workers: int,
-    ahead: int,
-) -> Iterator[Picture]:
-    """Read pictures in threads and yield them in the order given; to be called within `pillow_settings`.
+def read_picture(pictures: Pictures, index: int, wanted: Callable[[bytes], Iterable[Recipe]]) -> Picture:
+    """Read, hash and decode one file; to be called within `extract.decode.pillow_settings`.
 
     Parameters
     ----------
     pictures : Pictures
-        Where the files are.
-    indices : iterable of int
-        Which of them, in which order.
-    spec : FeatureSpec
-        How to make pixels of it.
-    known : collection of bytes
-        Digests whose features exist: these are hashed, not decoded. It may grow while this runs.
-    workers : int
-        Threads.
-    ahead : int
-        How many pictures may be read before they are asked for; bounds the memory.
+        Where the file is.
+    index : int
+        Which it is.
+    wanted : callable
+        From a digest to the recipes that must be made of this content; none if its features are known.
 
-    Yields
-    ------
+    Returns
+    -------
     Picture
+        What goes wrong becomes its reason.
     """
-    queue: collections.deque[Future[Picture]] = collections.deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="penult-reader")
-    try:
-        for index in indices:
-            queue.append(pool.submit(read_picture, pictures, index, spec, known))
-            if len(queue) > ahead:
-                yield queue.popleft().result()
-        while queue:
-            yield queue.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def read_picture(pictures: Pictures, index: int, spec: FeatureSpec, known: Collection[bytes] = ()) -> Picture:
-    """Read, hash and, unless its features are known, decode one file; what goes wrong becomes its reason."""
     start = time.perf_counter()
     try:
         content = pictures.read(index)
     except (OSError, ValueError) as error:  # another try may succeed, so no time is remembered
         words = getattr(error, "strerror", None) or first_line(error)
         reason = f"cannot be read: {words.lower()}"
-        return Picture(index, b"", None, reason, -1, -1, time.perf_counter() - start, 0.0)
+        return Picture(index, b"", {}, reason, -1, -1, time.perf_counter() - start, 0.0)
     digest = hashlib.sha256(content.data).hexdigest().encode()
     settled = time.time_ns() - content.mtime > _SETTLED_NS
     mtime = content.mtime if settled else -1
     read_seconds = time.perf_counter() - start
-    pixels, reason = None, ""
-    if digest not in known:
-        try:
-            pixels = to_input(decode(content.data), spec)
-        except UndecodableError as error:
-            reason = str(error)
-        except MemoryError:
-            reason, mtime = "too little memory to decode it", -1
-    decode_seconds = time.perf_counter() - start - read_seconds
-    return Picture(index, digest, pixels, reason, content.size, mtime, read_seconds, decode_seconds)
+    start = time.thread_time()
+    inputs: Mapping[Recipe, Pixels] = {}
+    reason = ""
+    try:
+        inputs = _make(content.data, tuple(wanted(digest)), digest)
+    except UndecodableError as error:
+        reason = str(error)
+    except MemoryError:
+        reason, mtime = "too little memory to decode it", -1
+    return Picture(index, digest, inputs, reason, content.size, mtime, read_seconds, time.thread_time() - start)
+
+
+def _make(content: bytes, wanted: tuple[Recipe, ...], digest: bytes) -> dict[Recipe, Pixels]:
+    """Decode once for each way of decoding, which is one way unless drafts or opacity are asked for."""
+    inputs: dict[Recipe, Pixels] = {}
+    for alpha, shorter in dict.fromkeys(recipe.decoding for recipe in wanted):
+        alike = tuple(recipe for recipe in wanted if recipe.decoding == (alpha, shorter))
+        pixels = decode(content, alpha=alpha, shorter=shorter)
+        inputs.update(zip(alike, to_inputs(pixels, alike, digest), strict=True))
+    return inputs

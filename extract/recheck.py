@@ -7,7 +7,8 @@ import numpy as np
 
 from data.images import PictureList
 from data.store import FeatureStore
-from extract.embed import embed, reopen_backbone
+from extract.components import components_file
+from extract.embed import embed, reopen
 
 # Relative deviation that another machine, batch size or library version explains; float16 rounds to 1/2048.
 _TOLERANCE = {"float32": 1e-3, "float16": 2e-3}
@@ -75,9 +76,11 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
             continue
         chosen = [list(places.items())[i] for i in rng.permutation(len(places))[:n]]
         hint = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
-        backbone = reopen_backbone(info.requests[0], info.spec, hint, str(path), weights)
-        indices, vectors, digests, _ = embed(PictureList([place for _, place in chosen]), backbone, device=device)
-        same = [j for j, i in enumerate(indices) if digests[j] == chosen[i][0]]
+        projection = str(components_file(path, info.spec.projection)) if info.spec.projection else ""
+        backbone, feature = reopen(info.requests[0], info.spec, hint, str(path), weights=weights, projection=projection)
+        found = embed(PictureList([place for _, place in chosen]), backbone, feature, device=device)
+        vectors, digests = found.vectors, found.digests
+        same = [j for j, i in enumerate(found.indices.tolist()) if digests[j] == chosen[i][0]]
         stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)
         off = (
             np.linalg.norm(vectors[same] - stored, axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12)

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data.terminal import duration, printable
-from extract.extractor import Extraction
+from extract.results import Extraction
 
 
 def print_extraction(console: Console, result: Extraction, store: Path) -> None:
@@ -20,8 +20,15 @@ def print_extraction(console: Console, result: Extraction, store: Path) -> None:
     parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
     rate = f", {result.images_per_second:,.0f} pictures/s" if result.extracted else ""
     console.print(f"{result.images} pictures: {', '.join(parts)} in {duration(result.seconds)}{rate}")
+    if result.limit:
+        console.print(result.limit)
     splits = ", ".join(f"{name or 'no split'} {n}" for name, n in result.splits.items())
     if result.published:
-        console.print(f"wrote {store}: {result.dim} features a picture ({result.fingerprint[:12]}); {splits}")
+        if len(result.features) == 1:
+            console.print(f"wrote {store}: {result.dim} features a picture ({result.fingerprint[:12]}); {splits}")
+            return
+        console.print(f"wrote {store}: {splits}")
+        for feature in result.features:
+            console.print(f"  {feature.title}: {feature.dim} features a picture ({feature.fingerprint[:12]})")
     else:
         console.print(f"{store} holds all of it already; {splits}")

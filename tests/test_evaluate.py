@@ -46,7 +46,7 @@ def write_store(path, sizes, classes=CLASSES, *, spec=SPEC, first=0, present=Non
     view = make_view(list(range(n)), name=name, classes=classes, digests=digests, targets=targets, splits=splits)
     features = {"spec": spec, "provenance": [], "requests": [], "rows": n, "dim": 6, "dtype": X.dtype}
     stage_block(path, new_run_id(), 1, block_image({**features, "slabs": [(digests, X)]}, view))
-    publish(path, view, request={}, fingerprint=spec.fingerprint)
+    publish(path, view, commands={spec.fingerprint: {}})
     return FeatureStore(path)
 
 

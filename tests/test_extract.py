@@ -1,5 +1,6 @@
 """Extraction, from pictures to the store, by the command line and by its class."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,12 +21,22 @@ from data.store import FeatureStore
 from data.verify import verify_store
 from extract.backbones import Options
 from extract.extractor import Extractor, Interrupted
+from extract.wanted import Wanted
 
 SMALL = {"backbone": "timm/test_resnet", "weights": "random"}
+OF_NETWORK = {field.name for field in dataclasses.fields(Wanted)}
+
+
+def extractor(folder, store, **kwargs):
+    """Return an extraction of the small network; fields of `Wanted` and arguments of `Extractor` go by their names."""
+    values = {**SMALL, **kwargs}
+    wanted = Wanted(**{name: value for name, value in values.items() if name in OF_NETWORK})
+    others = {name: value for name, value in values.items() if name not in OF_NETWORK}
+    return Extractor(open_images(folder), store, [wanted], **others)
 
 
 def extract(folder, store, **kwargs):
-    return Extractor(open_images(folder), store, **{**SMALL, **kwargs}).run()
+    return extractor(folder, store, **kwargs).run()
 
 
 def contents(store):
@@ -41,7 +52,7 @@ def test_the_json_of_the_contract(pictures, tmp_path):
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["images"], result["extracted"], result["reused"], result["skipped"]) == (36, 36, 0, [])
-    assert (result["dim"], result["engine"]) == (96, "torch/cpu")
+    assert (result["dim"], result["engine"]) == (96, "onnx/cpu")
     assert result["fingerprint"] in FeatureStore(tmp_path / "f.h5").features()
     assert set(result["stage_seconds"]) == {"read", "decode", "forward", "write"}
     assert result["images_per_second"] == pytest.approx(36 / result["seconds"], rel=0.01)
@@ -51,8 +62,8 @@ def test_the_json_of_the_contract(pictures, tmp_path):
 def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictures, tmp_path, monkeypatch):
     extract(pictures, tmp_path / "f.h5")
     before = (tmp_path / "f.h5").stat().st_ino
-    monkeypatch.setattr("extract.extractor.read_pictures", refuse_to_read)
-    monkeypatch.setattr("extract.extractor.open_backbone", refuse_to_read)
+    monkeypatch.setattr("extract.extractor.flow", refuse_to_read)
+    monkeypatch.setattr("extract.wanted.open_backbone", refuse_to_read)
     again = extract(pictures, tmp_path / "f.h5")
     assert (again.extracted, again.reused, again.engine, again.published) == (0, 36, "none", False)
     assert (tmp_path / "f.h5").stat().st_ino == before

@@ -18,7 +18,7 @@ OTHER = dataclasses.replace(SPEC, resize=300)
 
 def put(store, stage, rows, view=None, spec=SPEC, **kwargs):
     stage(store, rows, spec, **kwargs)
-    return publish(store, view or make_view(rows), request=REQUEST, fingerprint=spec.fingerprint)
+    return publish(store, view or make_view(rows), commands={spec.fingerprint: REQUEST})
 
 
 def test_what_is_read_is_what_was_written_in_the_order_of_the_image_set(tmp_path, stage):
@@ -26,7 +26,7 @@ def test_what_is_read_is_what_was_written_in_the_order_of_the_image_set(tmp_path
     written = [*range(700, 0, -1), *range(701, 900)]
     put(store, stage, written)
     for order in (written, sorted(written), written[::7]):
-        publish(store, make_view(order), request=REQUEST, fingerprint=SPEC.fingerprint)
+        publish(store, make_view(order), commands={SPEC.fingerprint: REQUEST})
         samples = FeatureStore(store).load()
         assert samples.X.dtype == np.float32
         assert (vectors_of(order) == samples.X).all()
@@ -132,7 +132,7 @@ def test_an_unchanged_store_is_not_written(tmp_path, stage):
     store = tmp_path / "f.h5"
     assert put(store, stage, [1, 2, 3])
     before = (store.stat().st_ino, store.stat().st_mtime_ns)
-    assert not publish(store, make_view([1, 2, 3]), request=REQUEST, fingerprint=SPEC.fingerprint)
+    assert not publish(store, make_view([1, 2, 3]), commands={SPEC.fingerprint: REQUEST})
     assert (store.stat().st_ino, store.stat().st_mtime_ns) == before
 
 
@@ -193,7 +193,7 @@ def test_a_folder_store_keeps_one_dtype_and_reads_two(tmp_path, stage):
     elsewhere.mkdir()
     put(elsewhere, stage, list(range(600, 900)))
     (elsewhere / "part-000001.h5").rename(store / "part-000009.h5")
-    publish(store, make_view(list(range(900))), request=REQUEST, fingerprint=SPEC.fingerprint)
+    publish(store, make_view(list(range(900))), commands={SPEC.fingerprint: REQUEST})
     assert (vectors_of(list(range(900))).astype(np.float16) == FeatureStore(store).load().X).all()
 
 
@@ -203,7 +203,7 @@ def test_what_does_not_fit_the_stores_dtype_is_not_published_as_infinity(tmp_pat
     monkeypatch.setattr("conftest.vectors_of", lambda rows, dim: np.full((len(rows), dim), 1e6, np.float32))
     block = stage(store, [3])
     with pytest.raises(SpecError, match="too large for float16: extract into a new store"):
-        publish(store, make_view([1, 2, 3]), request=REQUEST, fingerprint=SPEC.fingerprint)
+        publish(store, make_view([1, 2, 3]), commands={SPEC.fingerprint: REQUEST})
     assert block.exists()
     assert len(FeatureStore(store).load()) == 2
 
@@ -213,8 +213,8 @@ def test_a_folder_store_remembers_a_new_request_once(tmp_path, stage):
     store.mkdir()
     put(store, stage, [1, 2, 3])
     newer = {"backbone": "x", "versions": {"torch": "9"}}
-    assert publish(store, make_view([1, 2, 3]), request=newer, fingerprint=SPEC.fingerprint)
-    assert not publish(store, make_view([1, 2, 3]), request=newer, fingerprint=SPEC.fingerprint)
+    assert publish(store, make_view([1, 2, 3]), commands={SPEC.fingerprint: newer})
+    assert not publish(store, make_view([1, 2, 3]), commands={SPEC.fingerprint: newer})
     assert newer in FeatureStore(store).features()[SPEC.fingerprint].requests
     assert (vectors_of([1, 2, 3]) == FeatureStore(store).load().X).all()
     assert verify_store(store).problems == []

@@ -16,7 +16,7 @@ def store(tmp_path, stage):
     path = tmp_path / "f.h5"
     rows = list(range(300))
     stage(path, rows)
-    publish(path, make_view(rows), request={}, fingerprint=SPEC.fingerprint)
+    publish(path, make_view(rows), commands={SPEC.fingerprint: {}})
     return path
 
 

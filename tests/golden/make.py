@@ -52,7 +52,7 @@ def make_store(path: Path) -> None:
         "slabs": [(DIGESTS, VECTORS)],
     }
     stage_block(path, "golden", 1, block_image(rows, VIEW))
-    publish(path, VIEW, request=REQUEST, fingerprint=SPEC.fingerprint)
+    publish(path, VIEW, commands={SPEC.fingerprint: REQUEST})
 
 
 def make_head(path: Path, store: Path) -> None:

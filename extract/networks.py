@@ -1,0 +1,79 @@
+"""A frozen network with the features wanted of it: from the inputs of some pictures to finished vectors."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.spec import FeatureSpec
+from extract.decode import Pixels
+from extract.preprocess import Recipe, recipes
+
+if TYPE_CHECKING:
+    from extract.engines import Engine
+
+Floats = npt.NDArray[np.float32]
+Inputs = Mapping[Recipe, Pixels]  # of one picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One vector wanted of each picture.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What it is.
+    request : dict
+        The command that gives it, as `extract.wanted` describes it.
+    output : int
+        Which output of its network it begins with.
+    project : callable, optional
+        From (B, dim_out) to (B, dim), float32, if the spec has a projection.
+    """
+
+    spec: FeatureSpec
+    request: dict[str, Any]
+    output: int = 0
+    project: Callable[[Floats], Floats] | None = None
+
+    def finish(self, outputs: Mapping[Recipe, Sequence[Floats]]) -> Floats:
+        """Return the vectors, (B, dim) float32: the mean over the spec's views, projected, normalised.
+
+        Parameters
+        ----------
+        outputs : mapping of Recipe to sequence of ndarray
+            What the network gave for the inputs of each recipe, one array for each of its outputs.
+        """
+        views = [outputs[recipe][self.output] for recipe in recipes(self.spec)]
+        vectors: Floats = views[0] if len(views) == 1 else np.stack(views).mean(axis=0, dtype=np.float32)
+        if self.project:
+            vectors = self.project(vectors)
+        if self.spec.normalize == "l2":
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)  # a zero vector stays one
+        return vectors
+
+
+class Network:
+    """One backbone, what is wanted of it, and the engine that runs it once `engine` is set.
+
+    Parameters
+    ----------
+    features : sequence of Feature
+        What its outputs become; all of the same backbone, weights and kind of input.
+    """
+
+    def __init__(self, features: Sequence[Feature]) -> None:
+        self.features = list(features)
+        self.recipes = tuple(dict.fromkeys(r for f in features for r in recipes(f.spec)))
+        self.engine: Engine | None = None
+
+    def compute(self, pictures: Sequence[Inputs]) -> list[Floats]:
+        """Return the vectors of some pictures, (B, dim) float32 for each feature; threads may call it."""
+        engine = self.engine
+        assert engine is not None, "the engine is set before the first batch"
+        outputs = {recipe: engine.forward(np.stack([p[recipe] for p in pictures])) for recipe in self.recipes}
+        return [feature.finish(outputs) for feature in self.features]

@@ -1,0 +1,189 @@
+"""What is wanted of one network: layers, views, projection; as commands that a store remembers, and as features."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data.errors import SpecError
+from extract.backbones import DEFAULT_BACKBONE, Backbone, Options, Output, open_backbone, request
+from extract.networks import Feature, Floats
+from extract.preprocess import single_views
+from extract.projection import Pca, load_pca, parse_projection, random_projection
+
+# A layer name that stands for several.
+ALL_STAGES = "all-stages"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """One network and the vectors wanted of it: every layer in every view.
+
+    Parameters
+    ----------
+    backbone, weights, options, seed, partial
+        As for `extract.backbones.open_backbone`.
+    layers : tuple of str
+        ``penultimate``, names of nodes, or ``all-stages``.
+    pooling : str
+        As for `extract.backbones.Output`.
+    views : tuple of str
+        Single views, as `extract.preprocess.expand_views` gives them.
+    average : bool
+        Keep one vector, the mean over the views, instead of one for each.
+    projection : str
+        Empty; ``random:DIM`` or ``random:DIM:SEED``; ``pca:DIM``, fitted on pictures of the first set; or a file that
+        `extract.projection.save_pca` wrote.
+    normalize : str
+        Empty or ``l2``.
+    """
+
+    backbone: str = DEFAULT_BACKBONE
+    weights: str = "default"
+    options: Options = dataclasses.field(default_factory=Options)
+    seed: int = 0
+    partial: bool = False
+    layers: tuple[str, ...] = ("penultimate",)
+    pooling: str = ""
+    views: tuple[str, ...] = ("center",)
+    average: bool = False
+    projection: str = ""
+    normalize: str = ""
+
+    @property
+    def stored_views(self) -> list[str]:
+        """The views as specs name them, one for each stored vector."""
+        for view in self.views:
+            single_views(view)
+        views = list(dict.fromkeys(self.views))
+        return [f"mean({','.join(views)})"] if self.average and len(views) > 1 else views
+
+    def open(self) -> Backbone:
+        """Build the network; see `extract.backbones.open_backbone`."""
+        return open_backbone(
+            self.backbone,
+            self.weights,
+            self.options,
+            self.seed,
+            [Output(layer, self.pooling) for layer in self.layers],
+            partial=self.partial,
+        )
+
+    def requests(self) -> list[dict[str, Any]] | None:
+        """Return one command for each vector, as a store remembers them; None if only the network knows which.
+
+        Raises
+        ------
+        MissingFile
+            If a file that is named does not exist.
+        SpecError
+            If there is no such view or projection.
+        """
+        if ALL_STAGES in self.layers:
+            return None
+        layers, views = dict.fromkeys(self.layers), self.stored_views
+        return [self._request(layer, view) for layer, view in itertools.product(layers, views)]
+
+    def features(self, backbone: Backbone, pca: Callable[[Backbone], Pca] | None = None) -> list[Feature]:
+        """Return what the network's outputs become.
+
+        Parameters
+        ----------
+        backbone : Backbone
+            As `open` gives it.
+        pca : callable, optional
+            Fits the components, where the projection asks for it.
+
+        Raises
+        ------
+        SpecError
+            If the projection does not suit.
+        """
+        project, projection = self._projection(backbone, pca)
+        features = []
+        for (i, spec), view in itertools.product(enumerate(backbone.specs), self.stored_views):
+            stored = dataclasses.replace(spec, view=view, projection=projection, normalize=self.normalize)
+            features.append(Feature(stored, self._request(spec.layer, view), i, project))
+        return features
+
+    def _request(self, layer: str, view: str) -> dict[str, Any]:
+        output = Output(layer, self.pooling)
+        asked = request(self.backbone, self.weights, self.options, self.seed, output, partial=self.partial)
+        ours = {"view": view if view != "center" else "", "projection": self._asked_projection()}
+        ours["normalize"] = self.normalize
+        return {**asked, "options": {**asked["options"], **{k: v for k, v in ours.items() if v}}}
+
+    def _asked_projection(self) -> str:
+        """Return the projection with nothing left open but what only fitting decides."""
+        kind, *numbers = self.projection.split(":")
+        if not self.projection or (kind == "pca" and len(numbers) == 1):
+            return self.projection
+        if kind == "random" and len(numbers) in (1, 2):
+            return ":".join([kind, numbers[0], numbers[1] if len(numbers) == 2 else "0"])
+        return load_pca(Path(self.projection)).name
+
+    def _projection(
+        self, backbone: Backbone, pca: Callable[[Backbone], Pca] | None
+    ) -> tuple[Callable[[Floats], Floats] | None, str]:
+        asked = self._asked_projection()
+        if not asked:
+            return None, ""
+        if len(backbone.specs) > 1 and not asked.startswith("random"):
+            raise SpecError("components fitted to one layer do not suit another: name one --layer with --projection")
+        if asked.startswith("random"):
+            kind = parse_projection(asked)
+            return _RandomProjection(kind.dim, kind.seed), asked
+        if Path(self.projection).is_file():
+            components = load_pca(Path(self.projection))
+        elif pca is not None:
+            components = pca(backbone)
+        else:
+            raise SpecError(f"the components of {self.projection} are not here: name their file with --projection")
+        return components.transform, components.name
+
+
+class _RandomProjection:
+    """A random projection whose matrix is made when the width of the layer is known."""
+
+    def __init__(self, dim: int, seed: int) -> None:
+        self._dim = dim
+        self._seed = seed
+        self._matrix: Floats | None = None
+
+    def __call__(self, vectors: Floats) -> Floats:
+        if self._matrix is None:  # two threads may make it at once, and make the same
+            self._matrix = random_projection(vectors.shape[1], self._dim, self._seed)
+        projected: Floats = vectors @ self._matrix
+        return projected
+
+
+def wanted_of(request: dict[str, Any], weights: str, projection: str) -> Wanted:
+    """Return what a remembered command wanted.
+
+    Parameters
+    ----------
+    request : dict
+        As `Wanted.requests` made it.
+    weights, projection : str
+        Where its files are now.
+    """
+    options = dict(request["options"])
+    view = options.pop("view", "center")
+    asked = options.pop("projection", "")
+    known = {f.name for f in dataclasses.fields(Options)}
+    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
+    source = request["weights"]
+    return Wanted(
+        backbone=request["backbone"],
+        weights=weights,
+        options=Options(**changes),
+        seed=source.get("random", 0),
+        partial=bool(options.get("partial", False)),
+        layers=(options.get("layer", "penultimate"),),
+        pooling=options.get("pooling", ""),
+        views=tuple(single_views(view)),
+        average=view.startswith("mean("),
+        projection=projection if asked.startswith("pca") else asked,
+        normalize=options.get("normalize", ""),
+    )
