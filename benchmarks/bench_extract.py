@@ -6,7 +6,8 @@ loop
     What a competent user writes: torchvision's transforms on Pillow pictures in a Dataset, a DataLoader with 2
     workers and batches of 32, `model.eval()`, `torch.inference_mode()`, contiguous memory, features as numpy arrays.
 engine
-    The limit: the forward pass of the engine that Penult uses, on uint8 pictures that lie in memory already.
+    The limit: the forward pass of the engine that Penult uses, on uint8 pictures that lie in memory already, in as
+    many lanes as it has.
 penult
     `Extractor.run` into a store that does not exist: reading, hashing, decoding, forward, staging, publishing, with
     every flush to disk.
@@ -34,6 +35,7 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -53,10 +55,13 @@ from data.images import ImageSet, open_images
 from data.spec import FeatureSpec
 from data.store import FeatureStore
 from extract.backbones import DEFAULT_BACKBONE, Backbone, open_backbone
-from extract.engines import Engine, open_engine
-from extract.extractor import Extraction, Extractor
-from extract.preprocess import pillow_settings
-from extract.reader import read_pictures
+from extract.engines import Engine, Setup, open_engine
+from extract.extractor import Extractor
+from extract.flow import SAMPLE, decoding
+from extract.preprocess import recipes
+from extract.reader import read_picture
+from extract.results import Extraction
+from extract.wanted import Wanted
 
 NETWORKS = (DEFAULT_BACKBONE, "mobilenet_v2", "resnet18", "resnet50")
 COSINE = 0.9999
@@ -98,14 +103,15 @@ def usual_loop(network: Any, files: list[Path], spec: FeatureSpec) -> Floats:
     features = []
     with torch.inference_mode():
         for batch in loader:
-            features.append(network(batch).numpy())
+            features.append(network(batch)[0].numpy())
     return np.concatenate(features)
 
 
 def engine_alone(engine: Engine, pixels: npt.NDArray[np.uint8]) -> Floats:
     """Return the features of pictures (n, H, W, 3) that lie in memory."""
-    size = engine.batch_size
-    return np.concatenate([engine.forward(pixels[i : i + size]) for i in range(0, len(pixels), size)])
+    batches = [pixels[i : i + engine.batch_size] for i in range(0, len(pixels), engine.batch_size)]
+    with decoding(), ThreadPoolExecutor(engine.lanes) as pool:
+        return np.concatenate([outputs[0] for outputs in pool.map(engine.forward, batches)])
 
 
 def choose_pictures(source: Path, limit: int, target: Path) -> ImageSet:
@@ -139,9 +145,9 @@ def choose_pictures(source: Path, limit: int, target: Path) -> ImageSet:
 
 def extract_into(store: Path, images: ImageSet, name: str, weights: str, engine: str, backbone: Backbone) -> Extraction:
     """Extract with a network that is open already."""
-    with mock.patch("extract.extractor.open_backbone", return_value=backbone) as opened:
-        job = Extractor(images, store, backbone=name, weights=weights, seed=SEED, engine=engine, device="cpu")
-        result = job.run()
+    wanted = Wanted(name, weights, seed=SEED)
+    with mock.patch("extract.wanted.open_backbone", return_value=backbone) as opened:
+        result = Extractor(images, store, [wanted], engine=engine, device="cpu").run()
     if opened.call_count != 1:
         raise CheckFailed("the extractor no longer opens its network by `open_backbone`: mend this benchmark")
     return result
@@ -193,15 +199,15 @@ def measure_network(name: str, images: ImageSet, engine_name: str, repeats: int,
     # a network of its own, in contiguous memory: an engine may rearrange the one that it is given
     own = open_backbone(name, weights, seed=SEED).network
     files = [images.file(i) for i in range(len(images))]
-    with pillow_settings():
-        read = list(read_pictures(images, range(len(images)), spec, (), workers=WORKERS, ahead=64))
-    if bad := [p for p in read if p.pixels is None]:
+    recipe = recipes(spec)[0]
+    with decoding():
+        read = [read_picture(images, i, lambda _: [recipe]) for i in range(len(images))]
+    if bad := [p for p in read if not p.inputs]:
         raise CheckFailed(f"{files[bad[0].index]} cannot be read ({bad[0].reason}): choose other pictures")
-    pixels = np.stack([p.pixels for p in read if p.pixels is not None])
+    pixels = np.stack([p.inputs[recipe] for p in read])
     digests = np.array([p.digest for p in read], dtype="S64")
     start = time.perf_counter()
-    engine = open_engine(backbone, engine_name, "cpu")
-    engine.forward(pixels[: engine.batch_size])
+    engine = open_engine(backbone, Setup(engine_name, "cpu"), pixels[:SAMPLE])
     engine_start_s = time.perf_counter() - start
     usual_loop(own, files[:BATCH], spec)  # warm
     extractions: list[tuple[Path, Extraction]] = []

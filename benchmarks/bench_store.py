@@ -122,7 +122,7 @@ def stage(store: Path, X: Floats, view: View, first: int = 0) -> float:
 
 def publish_view(store: Path, view: View) -> None:
     """Publish what is staged, with `view` as the image set."""
-    publish(store, view, request=REQUEST, fingerprint=SPEC.fingerprint)
+    publish(store, view, commands={SPEC.fingerprint: REQUEST})
 
 
 def require_rows(store: Path, X: Floats, y: npt.NDArray[np.int32], split: str | None = None) -> None:

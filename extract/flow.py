@@ -15,7 +15,7 @@ from extract.preprocess import Recipe
 from extract.reader import Picture, read_picture
 
 # Pictures that a network's engine is tried on before it runs the rest.
-SAMPLE = 8
+SAMPLE = 4  # a batch on a CPU
 
 
 @dataclasses.dataclass
