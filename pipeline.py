@@ -142,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, "
         "instead of choosing it")
     add("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
     add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
@@ -263,7 +264,9 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
 
     refuse_overwrite(Path(arguments.output))
     store = FeatureStore(arguments.store)
-    samples = store.load(arguments.split, dataset=arguments.dataset, features=arguments.features)
+    samples = store.load(
+        arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
+    )
     val = None
     if arguments.tune == "val":
         val = store.load("val", dataset=samples.dataset, spec=samples.spec)
@@ -290,7 +293,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         weights_file=weights_file,
     )
     n_train = len(samples.labelled())
-    print_training(console, training, n_train, str(output))
+    print_training(console, training, n_train, 1 + len(samples.others), str(output))
     return {
         "head": str(output),
         "kind": training.kind,
@@ -299,6 +302,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         "tuned_on": training.tuned_on,
         "candidates": [vars(candidate) for candidate in training.candidates],
         "n_train": n_train,
+        "views": 1 + len(samples.others),
         "seconds": round(training.seconds, 3),
         "notes": training.notes,
     }, 0
