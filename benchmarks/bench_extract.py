@@ -98,7 +98,7 @@ def usual_loop(network: Any, files: list[Path], spec: FeatureSpec) -> Floats:
     features = []
     with torch.inference_mode():
         for batch in loader:
-            features.append(network(batch).numpy())
+            features.append(network(batch)[0].numpy())
     return np.concatenate(features)
 
 

@@ -49,6 +49,10 @@ class WeightsError(PenultError, ValueError):
     """Weights that cannot be had, read or fitted into the network."""
 
 
+class ProjectionError(PenultError, ValueError):
+    """A projection that is unknown, or cannot be fitted, read or used on these features."""
+
+
 class HeadError(PenultError, ValueError):
     """A head that cannot be trained, read or used on these features."""
 

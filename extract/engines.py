@@ -107,7 +107,7 @@ class TorchEngine:
             x = batch.to(self.device, non_blocking=on_gpu)
             x = x.float().div_(255).sub_(self._mean).div_(self._std)  # torchvision's ToTensor and Normalize
             try:
-                features = self._network(x)
+                features = self._network(x)[0]
             except (RuntimeError, AssertionError) as error:
                 raise BackboneError(
                     f"{self.backbone.spec.title} failed on {len(x)} pictures of {tuple(x.shape[2:])} "
