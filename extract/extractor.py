@@ -153,7 +153,7 @@ class Extractor:
             seconds=round(seconds, 3),
             images_per_second=round(len(self.images) / seconds, 1),
             stage_seconds={k: round(v, 3) for k, v in run.seconds.items()},
-            limit=run.limit(seconds),
+            limit=run.limit(),
             published=published,
             splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
             notes=[*self.images.notes, *run.notes, *oddities(view, old_view)],
@@ -251,6 +251,7 @@ class _Run:
         self.memory = recall(job.store, fingerprints, job.images, rehash=job.rehash)
         self.workers = job.workers or available_cores()
         self.seconds = {"read": 0.0, "decode": 0.0, "forward": 0.0, "write": 0.0}
+        self.flow_seconds = 0.0
         self.computed = self.done = 0
         self.notes: list[str] = []
         self.digests = np.zeros(len(job.images), dtype="S64")
@@ -268,12 +269,14 @@ class _Run:
         job = self.job
         indices = list(self._look_up())
         self._report()
+        began = time.perf_counter()
         networks = [target.network for target in self.targets]
         for item in flow(job.images, indices, networks, lacking=self._lacking, start=self._start, workers=self.workers):
             if isinstance(item, Batch):
                 self._take(item)
             else:
                 self._settle(item)
+        self.flow_seconds = time.perf_counter() - began
         self.stage()
         self.wait()
         for i in range(len(self.digests)):
@@ -305,7 +308,7 @@ class _Run:
                 writer.close()
                 self.seconds["write"] += writer.seconds
 
-    def limit(self, wall: float) -> str:
+    def limit(self) -> str:
         """Say which stage was the limit; empty if nothing was computed."""
         engines = [target.network.engine for target in self.targets if target.network.engine]
         if not engines:
@@ -316,7 +319,7 @@ class _Run:
             engine=engines[0].name,
             workers=self.workers,
             cores=available_cores(),
-            wall=wall,
+            wall=self.flow_seconds,
         )
 
     def view(self, old: View | None) -> View:

@@ -13,16 +13,17 @@ from safetensors.torch import save_file
 from data.errors import BackboneError, MissingDependency, MissingFile, WeightsError
 from data.images import open_images
 from data.store import FeatureStore
-from extract.backbones import Options, open_backbone, resolve_name
+from extract.backbones import Options, open_backbone
 from extract.engines import TorchEngine
 from extract.extractor import Extractor
 from extract.preprocess import decode, to_input
 from extract.weights import read_state_dict, weights_digest
+from extract.zoo import resolve_name
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return open_backbone("timm/test_resnet", "random").network
+    return open_backbone("timm/test_resnet", "random").network.body
 
 
 @pytest.fixture
@@ -277,10 +278,10 @@ def test_the_default_network_is_timms_lite0_with_the_packaged_weights():
     assert backbone.spec.mean == (127 / 255,) * 3
     assert backbone.spec.std == (128 / 255,) * 3
     assert (backbone.spec.resize, backbone.spec.crop, backbone.spec.interpolation) == (256, (224, 224), "bicubic")
-    from extract.backbones import _packaged_file
+    from extract.zoo import packaged_file
 
     reference = timm.create_model("tf_efficientnet_lite0")
-    packaged = read_state_dict(_packaged_file())
+    packaged = read_state_dict(packaged_file())
     reference.load_state_dict(dict(zip(reference.state_dict(), packaged.values(), strict=True)))
     reference.eval()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3)).astype(np.uint8)

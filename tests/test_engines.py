@@ -18,7 +18,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8
 class Flat(torch.nn.Module):
     def forward(self, x):
         self.seen = x
-        return x.flatten(1)
+        return (x.flatten(1),)
 
 
 def devices(monkeypatch, cuda=0, mps=False):
@@ -62,7 +62,7 @@ def test_pixels_are_normalised_as_torchvision_does_and_laid_out_channels_last():
     from torchvision.transforms import functional as F
 
     network = Flat()
-    got = open_engine(Backbone(network, SPEC), "auto", "cpu").forward(PIXELS)
+    got = open_engine(Backbone(network, (SPEC,)), "auto", "cpu").forward(PIXELS)
     expected = torch.stack([F.normalize(F.to_tensor(p), SPEC.mean, SPEC.std) for p in PIXELS])
     assert np.array_equal(got.reshape(expected.shape), expected.numpy())
     assert network.seen.is_contiguous(memory_format=torch.channels_last)
@@ -70,8 +70,10 @@ def test_pixels_are_normalised_as_torchvision_does_and_laid_out_channels_last():
 
 
 def test_a_network_without_one_vector_a_picture_is_refused():
+    network = torch.nn.Sequential()
+    network.forward = lambda x: (x,)
     with pytest.raises(BackboneError, match=r"gives \(4, 3, 8, 8\), not one vector a picture"):
-        TorchEngine(Backbone(torch.nn.Identity(), SPEC), "cpu").forward(PIXELS)
+        TorchEngine(Backbone(network, (SPEC,)), "cpu").forward(PIXELS)
 
 
 def test_the_cuda_path_pins_copies_without_waiting_and_puts_tf32_back(monkeypatch):
@@ -91,10 +93,10 @@ def test_the_cuda_path_pins_copies_without_waiting_and_puts_tf32_back(monkeypatc
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     monkeypatch.setattr(torch.Tensor, "to", to)
     before = torch.backends.cudnn.allow_tf32
-    engine = TorchEngine(Backbone(Flat(), SPEC), "cpu")
+    engine = TorchEngine(Backbone(Flat(), (SPEC,)), "cpu")
     reference = engine.forward(PIXELS)
     engine.device = "cuda"
     assert np.array_equal(engine.forward(PIXELS), reference)
     assert calls == ["pinned", "copied, non_blocking=True"]
     assert torch.backends.cudnn.allow_tf32 == before
-    assert TorchEngine(Backbone(Flat(), SPEC), "cuda").batch_size == 128
+    assert TorchEngine(Backbone(Flat(), (SPEC,)), "cuda").batch_size == 128
