@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)")
     add = add.group("what a feature is")
     add("--layer", "--layers", action="extend", nargs="+", metavar="NODE", help="outputs of these layers; "
-        "all-stages is the pooled output of every stage (default: penultimate)")
+        "all-stages is the pooled output of every stage, list prints all there are (default: penultimate)")
     add("--pooling", default="", choices=("avg", "max", "gem", "cls", "flatten"), help="of layers with several "
         "positions (default: avg)")
     add("--view", "--views", action="extend", nargs="+", metavar="VIEW", help="center, flip, five-crop, random:N: "
@@ -192,6 +192,8 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     from extract.report import print_extraction
     from extract.wanted import Wanted
 
+    if arguments.layer == ["list"]:
+        return _list_layers(arguments.backbone or [DEFAULT_BACKBONE], console)
     store = Path(arguments.output)
     if arguments.output.endswith(os.sep):
         store.mkdir(parents=True, exist_ok=True)
@@ -252,6 +254,15 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     skipped_json = [{"path": s.path, "reason": s.reason} for s in result.skipped]
     features_json = [vars(feature) for feature in result.features]
     return {**vars(result), "skipped": skipped_json, "features": features_json}, 0
+
+
+def _list_layers(backbones: list[str], console: "Console") -> Result:
+    from extract.layers import layer_names
+
+    layers = {name: layer_names(name) for name in backbones}
+    for name, names in layers.items():
+        console.print(f"{name}: {', '.join(names)}")
+    return {"layers": layers}, 0
 
 
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:

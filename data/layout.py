@@ -288,7 +288,8 @@ def block_image(features: dict[str, Any], view: View) -> bytes:
 
     The disk then sees one ordinary write, whose failure is an ordinary error.
     """
-    with h5py.File("block", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+    # HDF5 knows open files by name, those in memory too, and several threads may be writing blocks
+    with h5py.File(f"block-{os.urandom(8).hex()}", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
         file.attrs["penult_format"] = FORMAT_VERSION
         write_features(file, **features)
         write_view(file, view)

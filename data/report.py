@@ -36,6 +36,7 @@ def describe_store(path: Path) -> dict[str, Any]:
         "features": [
             {
                 "fingerprint": fingerprint,
+                "title": item.spec.title,
                 "spec": json.loads(item.spec.canonical_json()),
                 "rows": item.rows,
                 "dim": item.dim,
@@ -103,7 +104,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
         crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
         table.add_row(
             spec["backbone"],
-            spec["layer"],
+            f["title"].removeprefix(f"{spec['backbone']}/"),
             crop,
             str(f["dim"]),
             f["dtype"],
