@@ -81,7 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add = _verb(verbs, "extract", run_extract, "run a frozen network over pictures, once, into a store")
     add("images", metavar="IMAGES", help="folder with a folder for each class, with or without train/ val/ test/ above "
-        "them; or a CSV file with the columns path,label[,split]")
+        "them; its zip or tar; WebDataset shards; a CSV, JSON-lines or Parquet file with path,label[,split]; any of "
+        "these at s3:// and the like; hf:NAME; torchvision:CLASS:FOLDER")
     add("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
     add("--backbone", default="efficientnet_lite0", metavar="NAME", help="any torchvision or timm classification "
         "network (default: %(default)s, whose weights need no download)")
@@ -134,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
-    add("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
+    add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
     add("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
     add("--weights", default="", metavar="FILE", help=_MOVED)
     add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
@@ -160,10 +161,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `extract`."""
-    from data.images import open_images
     from data.splits import SplitRule
     from data.terminal import ProgressDisplay
     from extract.backbones import Options
+    from extract.datasets import open_source
     from extract.extractor import Extractor
     from extract.report import print_extraction
 
@@ -172,7 +173,7 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
         store.mkdir(parents=True, exist_ok=True)
     else:
         store.parent.mkdir(parents=True, exist_ok=True)
-    images = open_images(arguments.images, arguments.name)
+    images = open_source(arguments.images, arguments.name)
     asked = {
         "test_fraction": arguments.test_fraction,
         "val_fraction": arguments.val_fraction,
@@ -279,17 +280,13 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `predict`."""
     from classify.artifact import load_head
     from classify.report import print_predictions, write_csv
-    from data.images import PictureList, open_images
+    from data.images import Selection
     from data.terminal import ProgressDisplay, printable
+    from extract.datasets import open_source
     from extract.embed import embed, reopen_backbone
 
     head = load_head(Path(arguments.head))
-    places: list[tuple[str, str]] = []
-    for source in arguments.images:
-        images = open_images(source)
-        above = Path(source) if Path(source).is_dir() else Path(source).parent
-        places += [(str(above), path) for path in images.paths]
-    pictures = PictureList(places)
+    pictures = Selection([(source, open_source(source)) for source in arguments.images])
     hint = head.info["weights_file"]
     backbone = reopen_backbone(head.info["request"], head.spec, hint, f"head {head.name}", arguments.weights)
     with ProgressDisplay(console, "pictures") as display:

@@ -59,7 +59,7 @@ def recall(path: Path, fingerprint: str, images: ImageSet, *, rehash: bool = Fal
         memory.digests.update(store.digests(fingerprint).tolist())
         views = [*store.views().values(), *views]
     for view in views:
-        if view.name == images.name and view.root == str(images.root) and not rehash:
+        if view.name == images.name and view.root == images.root and not rehash:
             files = zip(view.sizes.tolist(), view.mtimes.tolist(), view.digests.tolist(), strict=True)
             memory.files.update(zip(view.paths, files, strict=True))
             memory.failures.update({s.path: s for s in view.skipped})

@@ -7,6 +7,7 @@ import numpy as np
 
 from data.images import PictureList
 from data.store import FeatureStore
+from extract.datasets import NAMED
 from extract.embed import embed, reopen_backbone
 
 # Relative deviation that another machine, batch size or library version explains; float16 rounds to 1/2048.
@@ -76,7 +77,8 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         chosen = [list(places.items())[i] for i in rng.permutation(len(places))[:n]]
         hint = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
         backbone = reopen_backbone(info.requests[0], info.spec, hint, str(path), weights)
-        indices, vectors, digests, _ = embed(PictureList([place for _, place in chosen]), backbone, device=device)
+        pictures = PictureList([place for _, place in chosen], NAMED)
+        indices, vectors, digests, _ = embed(pictures, backbone, device=device)
         same = [j for j, i in enumerate(indices) if digests[j] == chosen[i][0]]
         stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)
         off = (
