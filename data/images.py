@@ -241,7 +241,7 @@ def open_images(source: Any, name: str | None = None) -> ImageSet:
         if not is_address(text):
             raise
         raise ImageSetError(f"{text} cannot be read ({first_line(error)}): check address and credentials") from None
-    return make_set(listing, Locations(listing.root), name)
+    return make_set(listing, Locations(listing.root, listing.readers), name)
 
 
 def make_set(listing: Listing, place: Place, name: str | None = None) -> ImageSet:

@@ -80,18 +80,32 @@ class Tree:
     containers: list[str]
 
 
+# Reads a picture of an archive or the like by its path inside.
+Reader = Callable[[str], Content]
+
+
 @dataclasses.dataclass
 class Listing:
-    """What a source holds: rows whose paths are relative to `root`, what to tell the user, and a name for the set."""
+    """What a source holds.
+
+    Parameters
+    ----------
+    root : str
+        What the rows' paths are relative to.
+    rows : list of Row
+    name : str
+        For the set, where the user names none.
+    notes : list of str
+        What a user would want to know.
+    readers : dict of str to callable
+        Of the archives that were opened to list them, by location.
+    """
 
     root: str
     rows: list[Row]
     name: str
     notes: list[str] = dataclasses.field(default_factory=list)
-
-
-# Reads a picture of an archive or the like by its path inside.
-Reader = Callable[[str], Content]
+    readers: dict[str, Reader] = dataclasses.field(default_factory=dict)
 
 
 def is_picture(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from data.archives import Archive
@@ -34,18 +35,20 @@ class Locations:
     ----------
     root : str
         What paths are relative to; may be an archive, or empty where each path is a whole location.
+    readers : mapping of str to callable, optional
+        What reads the archives that are open already; others are opened when first needed.
     """
 
-    def __init__(self, root: str = "") -> None:
+    def __init__(self, root: str = "", readers: Mapping[str, Reader] | None = None) -> None:
         self.root = root
+        self._readers: dict[str, Reader | None] = dict(readers or {})
         self._lock = threading.Lock()
-        self._containers: dict[str, Reader | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root}
+        return {"root": self.root, "readers": self._readers}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        Locations.__init__(self, state["root"])
+        Locations.__init__(self, **state)
 
     def read(self, path: str) -> Content:
         """Return a picture; see `Place`."""
@@ -59,12 +62,12 @@ class Locations:
     def _container(self, location: str) -> Reader | None:
         """Return what reads an archive; None if that is only a folder's name."""
         with self._lock:  # an index is read once
-            if location not in self._containers:
+            if location not in self._readers:
                 reader: Reader | None = None
                 if disk_of(location).kind(location) == "file":
                     reader = _open(location)
-                self._containers[location] = reader
-            return self._containers[location]
+                self._readers[location] = reader
+            return self._readers[location]
 
 
 def _open(location: str) -> Reader:

@@ -7,7 +7,7 @@ import re
 from data.archives import Archive, archive_rows
 from data.disks import CONTAINERS, disk_of
 from data.errors import ImageSetError, MissingFile
-from data.listing import Listing, Row, Tree, above, extension, is_address, join, split_words
+from data.listing import Listing, Reader, Row, Tree, above, extension, is_address, join, split_words
 from data.manifests import rows_of
 from data.parquet import ParquetFile
 
@@ -44,8 +44,8 @@ def expand(pattern: str) -> list[str]:
     return found
 
 
-def list_container(location: str, notes: list[str]) -> list[Row]:
-    """List one file of the kinds in `CONTAINERS` that holds the pictures themselves; paths are those inside.
+def list_container(location: str, notes: list[str]) -> tuple[list[Row], Reader]:
+    """List one file of the kinds in `CONTAINERS` that holds the pictures themselves, with what reads them.
 
     Raises
     ------
@@ -53,11 +53,13 @@ def list_container(location: str, notes: list[str]) -> list[Row]:
         If it is damaged, or a Parquet manifest.
     """
     if extension(location) != ".parquet":
-        return archive_rows(Archive(location), notes)
-    paths, labels, splits, mtime = ParquetFile(location).table()
+        archive = Archive(location)
+        return archive_rows(archive, notes), archive.read
+    file = ParquetFile(location)
+    paths, labels, splits, mtime = file.table()
     if paths is not None:
         raise ImageSetError(f"{location} is a manifest, and one of several files: name it alone")
-    return [Row(str(i), *both, -1, mtime) for i, both in enumerate(zip(labels, splits, strict=True))]
+    return [Row(str(i), *both, -1, mtime) for i, both in enumerate(zip(labels, splits, strict=True))], file.read
 
 
 def list_one(location: str, name: str) -> Listing:
@@ -70,22 +72,24 @@ def list_one(location: str, name: str) -> Listing:
                 raise ImageSetError(f"{location}, row {paths.index('')}: the path is empty")
             lines = [(path, label or "", split) for path, label, split in zip(paths, labels, splits, strict=True)]
             return Listing(above(location), rows_of(location, lines), name)
-    return Listing(location, list_container(location, notes), name, notes)
+    rows, reader = list_container(location, notes)
+    return Listing(location, rows, name, notes, {location: reader})
 
 
 def list_shards(locations: list[str], root: str, name: str) -> Listing:
     """List several containers as one set; a split that a shard's path names counts where its rows name none."""
     notes: list[str] = []
-    rows = []
+    rows, readers = [], {}
     for location in locations:
         inside = location[len(root) :].lstrip("/" + os.sep) if root else location
         if extension(location) not in CONTAINERS:
             raise ImageSetError(f"{location} is no shard: a pattern names .tar, .zip or .parquet files")
         split = split_words(inside)
-        for row in list_container(location, notes):
+        found, readers[location] = list_container(location, notes)
+        for row in found:
             row.path, row.split = f"{inside}/{row.path}", row.split or split
             rows.append(row)
-    return Listing(root, rows, name, list(dict.fromkeys(notes)))
+    return Listing(root, rows, name, list(dict.fromkeys(notes)), readers)
 
 
 def list_pattern(pattern: str) -> Listing:
