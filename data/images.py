@@ -270,7 +270,8 @@ def make_set(listing: Listing, place: Place, name: str | None = None) -> ImageSe
 def _list(text: str) -> Listing:
     location = text.rstrip("/") if is_address(text) else os.path.abspath(text)
     disk = disk_of(location)
-    kind = disk.kind(location)
+    # a web server has no folders; a page of links is one where the user says so
+    kind = "folder" if text.endswith("/") and text.startswith(("http://", "https://")) else disk.kind(location)
     if not kind:
         if is_pattern(text):
             return list_pattern(location)

@@ -43,8 +43,8 @@ class RemoteDisk:
         found = Tree([], set(), [])
         with _plain_errors():
             system, path = _resolve(location)
-            files = system.find(path, detail=True)
-        base = path.rstrip("/") + "/"
+            base = path.rstrip("/") + "/"
+            files = system.find(base, detail=True)
         for name, info in files.items():
             relative = name.removeprefix(base)
             parts = relative.split("/")
