@@ -184,9 +184,7 @@ def shard(path, first, n, kind):
     return write_tar(path, files)
 
 
-@pytest.mark.parametrize(
-    ("kind", "classes"), [("cls", "012"), ("json", "012"), ("txt", ["kind 0", "kind 1", "kind 2"])]
-)
+@pytest.mark.parametrize(("kind", "word"), [("cls", ""), ("json", ""), ("txt", "kind ")])
 def test_a_webdataset_shard(tmp_path, kind, word):
     images = open_images(shard(tmp_path / "s.tar", 0, 6, kind))
     assert images.classes == [f"{word}{i}" for i in range(3)]
