@@ -158,7 +158,7 @@ class PictureList:
             raise OSError(
                 f"it came from a Python object ({root.removeprefix(OBJECT)}), which only Python can open again"
             )
-        opener = self.named.get(root.partition(":")[0])
+        opener = None if is_address(root) else self.named.get(root.partition(":")[0])
         if opener is None:
             return self._files.read(join(root, path))
         if root not in self._opened:
@@ -312,7 +312,8 @@ def _folder(location: str, name: str) -> Listing:
     notes: list[str] = []
     rows = class_rows(tree, location, notes)
     if tree.containers:
-        notes.append(f"passed over, beside the pictures: {', '.join(sorted(tree.containers))}")
+        some = ", ".join(sorted(tree.containers)[:3]) + (", ..." if len(tree.containers) > 3 else "")
+        notes.append(f"passed over, beside the pictures: {some}")
     return Listing(location, rows, name, notes)
 
 

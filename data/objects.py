@@ -80,7 +80,7 @@ def list_objects(source: Any, root: str = "") -> tuple[Listing, Place]:
     parts = dict(source) if isinstance(source, Mapping) else {"": source}
     root = root or OBJECT + "+".join(sorted({_title(part) for part in parts.values()}))
     first = next(iter(parts.values()), None)
-    name = root.rpartition(":")[2].rpartition("/")[2]
+    name = root.rpartition(":")[2].rpartition("/")[2] or "the data set"
     for part in parts.values():
         if not hasattr(part, "__len__") or not hasattr(part, "__getitem__"):
             raise ImageSetError(
@@ -125,7 +125,7 @@ def _hugging_face(parts: dict[str, Any], root: str, name: str) -> tuple[Listing,
 
 def _files(part: Any) -> list[tuple[str, Any]] | None:
     """Return path and target of every picture, where a data set keeps such a list."""
-    for attribute in ("samples", "imgs"):
+    for attribute in ("samples", "imgs", "_samples"):
         found = getattr(part, attribute, None)
         if not isinstance(found, list) or len(found) != len(part):
             continue
@@ -181,14 +181,18 @@ def _name(target: Any, classes: Any) -> str | None:
         return target
     try:
         number = int(target)
-    except (TypeError, ValueError):
+        whole = bool(number == target)
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor of several
+        whole = False
+    if not whole:
         raise ImageSetError(
-            f"a label is {type(target).__name__}, not one number or text: Penult learns one class for each picture"
-        ) from None
+            f"a label is {target!r:.60}, not one whole number or text: Penult learns one class for each picture"
+        )
     if number < 0:
         return None
     names = list(classes) if isinstance(classes, list | tuple) else []
-    return str(names[number]) if number < len(names) else str(number)
+    name = names[number] if number < len(names) else number
+    return ", ".join(name) if isinstance(name, tuple | list) else str(name)  # ImageNet's are several words each
 
 
 def _path(split: str, index: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from data.errors import ImageSetError, MissingDependency, MissingFile, first_line
 from data.images import ImageSet, make_set, open_images
+from data.listing import is_address
 from data.objects import list_objects
 
 # Of torchvision's data sets with a `split`, those that are for measuring classifiers.
@@ -34,7 +35,7 @@ def open_source(source: str | os.PathLike[str], name: str | None = None) -> Imag
         If the library is not installed.
     """
     text = os.fspath(source)
-    opener = NAMED.get(text.partition(":")[0])
+    opener = None if is_address(text) else NAMED.get(text.partition(":")[0])
     return opener(text, name) if opener else open_images(source, name)
 
 
@@ -76,7 +77,7 @@ def _open_torchvision(source: str, name: str | None = None) -> ImageSet:
             f"{source} needs torchvision: install it with `pip install 'penult[extract]'`"
         ) from None
     known = getattr(torchvision.datasets, kind, None) if kind in torchvision.datasets.__all__ else None
-    if known is None or not issubclass(known, torchvision.datasets.VisionDataset):
+    if known is None or "root" not in inspect.signature(known).parameters:
         raise ImageSetError(
             f"torchvision {torchvision.__version__} has no data set {kind!r}: name one of torchvision.datasets, as in "
             "torchvision:CIFAR10:data"

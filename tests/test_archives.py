@@ -92,6 +92,17 @@ def test_stored_members_and_odd_ones_of_a_zip(tmp_path):
         images.read(2)
 
 
+def test_an_encrypted_member_says_so(tmp_path):
+    path = write_zip(tmp_path / "p.zip", {"a/1.png": b"one", "a/2.png": b"two"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(data)
+    images = open_images(path)
+    with pytest.raises(OSError, match="it is encrypted in its archive"):
+        images.read(0)
+    assert images.read(1).data == b"two"
+
+
 def test_links_in_a_tar_lead_to_their_files(tmp_path):
     path = tmp_path / "p.tar"
     with tarfile.open(path, "w") as archive:

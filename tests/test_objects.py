@@ -104,7 +104,9 @@ def test_a_list_of_pairs_and_a_data_set_for_each_split():
         ((x for x in range(3)), "generator has no length or no index"),
         ([], "list holds no pictures"),
         ([noise(0, 4, 4, 3)], "item 0 of list is ndarray: each must be"),
-        ([(noise(0, 4, 4, 3), {"boxes": []})], "a label is dict, not one number or text"),
+        ([(noise(0, 4, 4, 3), {"boxes": []})], "a label is {'boxes': ..}, not one whole number or text"),
+        ([(noise(0, 4, 4, 3), 0.5)], "a label is 0.5, not one whole number"),
+        ({}, "the data set holds no pictures"),
     ],
 )
 def test_what_is_no_data_set_says_so(source, words):
