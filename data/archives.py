@@ -21,6 +21,8 @@ _LABEL_KEYS = ("label", "cls", "class", "class_name")
 _MAX_LABEL = 1 << 20
 # Of a zip member's own header: 26 bytes on, the lengths of its name and its extra field.
 _ZIP_HEADER = struct.Struct("<4s22xHH")
+# Read with a member for them, so that one request brings all of it; where they are longer there is a second.
+_ZIP_SLACK = 512
 _ZIP_STORED, _ZIP_DEFLATED = 0, 8
 _ENCRYPTED = 1
 _LINKS = 8
@@ -114,17 +116,22 @@ class Archive:
                 texts[path] = file.read(member.size).decode("utf-8", "replace").strip()
         return texts
 
-    def _slice(self, offset: int, size: int) -> bytes:
+    def _slice(self, offset: int, size: int, at_least: int = -1) -> bytes:
         data = disk_of(self.location).slice(self.location, offset, size, self._unchanged)
-        if len(data) != size:
+        if len(data) < (size if at_least < 0 else at_least):
             raise OSError("its archive ends inside it")
         return data
 
     def _zip_member(self, member: _Member) -> bytes:
-        signature, name, extra = _ZIP_HEADER.unpack(self._slice(member.offset, _ZIP_HEADER.size))
+        refuse_large(member.packed)
+        span = self._slice(member.offset, _ZIP_HEADER.size + _ZIP_SLACK + member.packed, at_least=_ZIP_HEADER.size)
+        signature, name, extra = _ZIP_HEADER.unpack_from(span)
         if signature != b"PK\3\4":
             raise OSError("its archive is damaged: no header where the index says")
-        packed = self._slice(member.offset + _ZIP_HEADER.size + name + extra, member.packed)
+        start = _ZIP_HEADER.size + name + extra
+        packed = span[start : start + member.packed]
+        if len(packed) < member.packed:
+            packed = self._slice(member.offset + start, member.packed)
         if member.method == _ZIP_STORED:
             data = packed
         else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,6 +144,7 @@ class PictureList:
         self.named = named or {}
         self._files = Locations()
         self._opened: dict[str, Place] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -161,12 +163,14 @@ class PictureList:
         opener = None if is_address(root) else self.named.get(root.partition(":")[0])
         if opener is None:
             return self._files.read(join(root, path))
-        if root not in self._opened:
-            try:
-                self._opened[root] = opener(root).place
-            except PenultError as error:
-                raise OSError(str(error)) from None
-        return self._opened[root].read(path)
+        with self._lock:  # opened once
+            if root not in self._opened:
+                try:
+                    self._opened[root] = opener(root).place
+                except PenultError as error:
+                    raise OSError(str(error)) from None
+            place = self._opened[root]
+        return place.read(path)
 
 
 class Selection:

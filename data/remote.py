@@ -88,6 +88,8 @@ class RemoteDisk:
     def slice(self, location: str, start: int, size: int, unchanged: tuple[int, int]) -> bytes:
         """Return a part of a file, by one request. Whether the file has changed is not asked again."""
         refuse_large(size)
+        if not size:  # of no bytes there is no range
+            return b""
         with _plain_errors():
             system, path = _resolve(location)
             return bytes(system.cat_file(path, start=start, end=start + size))
