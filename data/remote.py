@@ -21,6 +21,7 @@ _REQUESTS = 16
 _FEW = 8
 # Of what an archive's index is read in; a tar is walked header by header.
 _BLOCK = 1 << 20
+_NOT_FOUND = 404
 # What file systems call the time of the last change.
 _TIMES = ("LastModified", "last_modified", "mtime", "updated")
 
@@ -34,7 +35,10 @@ class RemoteDisk:
             system, path = _resolve(location)
             try:
                 info = system.info(path)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                cause = error.__cause__  # of web servers fsspec says so of every failure
+                if isinstance(cause, OSError) or getattr(cause, "status", _NOT_FOUND) != _NOT_FOUND:
+                    raise OSError(first_line(cause or error)) from None
                 return ""
             return "folder" if info["type"] == "directory" else "file"
 

@@ -1,6 +1,7 @@
 import concurrent.futures
 import json
 import pickle
+import sys
 import time
 import zipfile
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import TINY, draw, penult
 
-from data.errors import ImageSetError, MissingFile
+from data.errors import ImageSetError, MissingDependency, MissingFile
 from data.images import PictureList, open_images
+from extract.datasets import open_source
 
 fsspec = pytest.importorskip("fsspec", reason="the extra [sources] is not installed")
 
@@ -201,3 +203,24 @@ def test_a_web_server(tmp_path):
         with pytest.raises(MissingFile):
             open_images(f"{base}/none.png")
         running.shutdown()
+    with pytest.raises(ImageSetError, match="m.csv cannot be read .*: check address and credentials"):
+        open_images(f"{base}/m.csv")  # nobody is there any more: that is no missing file
+
+
+@pytest.mark.parametrize(
+    ("package", "source", "extra"),
+    [
+        ("fsspec", "s3://bucket/pets", r"penult\[sources\]"),
+        ("s3fs", "s3://bucket/pets", r"penult\[sources,cloud\]"),
+        ("pyarrow.parquet", "p.parquet", r"penult\[sources\]"),
+        ("datasets", "hf:pets", r"penult\[hub\]"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, package, source, extra):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.parquet").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "s3fs":
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(MissingDependency, match=extra):
+        open_source(source)
