@@ -12,6 +12,8 @@ from data.images import ImageSet, make_set, open_images
 from data.listing import is_address
 from data.objects import list_objects
 
+# These unpickle a file that lies beside the pictures, unchecked; CIFAR's are compared with known checksums first.
+_UNSAFE = ("LSUN", "LSUNClass")
 # Of torchvision's data sets with a `split`, those that are for measuring classifiers.
 _SPLITS = ("train", "val", "test")
 
@@ -68,6 +70,10 @@ def _open_torchvision(source: str, name: str | None = None) -> ImageSet:
     kind, colon, folder = rest.partition(":")
     if not colon or not folder:
         raise ImageSetError(f"{source} names no folder: write torchvision:CLASS:FOLDER, as in torchvision:CIFAR10:data")
+    if kind in _UNSAFE:
+        raise ImageSetError(
+            f"{source} is not opened: torchvision's {kind} runs what its cache file says; export it first"
+        )
     if not Path(folder).is_dir():
         raise MissingFile(f"{folder} does not exist: name the folder that holds torchvision's {kind}")
     try:

@@ -91,6 +91,8 @@ def test_what_torchvision_has_not_on_this_disk(tmp_path):
         open_source("torchvision:CIFAR10:nowhere")
     with pytest.raises(ImageSetError, match="has no data set 'CIFAR11'"):
         open_source(f"torchvision:CIFAR11:{tmp_path}")
+    with pytest.raises(ImageSetError, match="LSUN runs what its cache file says"):
+        open_source(f"torchvision:LSUN:{tmp_path}")
     with pytest.raises(ImageSetError, match="names no folder: write torchvision:CLASS:FOLDER"):
         open_source("torchvision:CIFAR10")
 
