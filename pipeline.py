@@ -82,7 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add = _verb(verbs, "extract", run_extract, "run a frozen network over pictures, once, into a store")
     add("images", metavar="IMAGES", help="folder with a folder for each class, with or without train/ val/ test/ above "
-        "them; or a CSV file with the columns path,label[,split]")
+        "them; its zip or tar; WebDataset shards; a CSV, JSON-lines or Parquet file with path,label[,split]; any of "
+        "these at s3:// and the like; hf:NAME; torchvision:CLASS:FOLDER")
     add("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
     add("--backbone", action="extend", nargs="+", metavar="NAME", help="any torchvision or timm "
         "classification networks (default: efficientnet_lite0, whose weights need no download)")
@@ -156,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
-    add("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
+    add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
     add("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
     add("--weights", default="", metavar="FILE", help=_MOVED)
     add("--projection", default="", metavar="FILE", help="components file of the features, where they have one")
@@ -183,10 +184,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `extract`."""
-    from data.images import open_images
     from data.splits import SplitRule
     from data.terminal import ProgressDisplay
     from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.datasets import open_source
     from extract.extractor import Extractor
     from extract.preprocess import expand_views
     from extract.report import print_extraction
@@ -199,7 +200,7 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
         store.mkdir(parents=True, exist_ok=True)
     else:
         store.parent.mkdir(parents=True, exist_ok=True)
-    images = open_images(arguments.images, arguments.name)
+    images = open_source(arguments.images, arguments.name)
     asked = {
         "test_fraction": arguments.test_fraction,
         "val_fraction": arguments.val_fraction,
@@ -338,17 +339,13 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `predict`."""
     from classify.artifact import load_head
     from classify.report import print_predictions, write_csv
-    from data.images import PictureList, open_images
+    from data.images import Selection
     from data.terminal import ProgressDisplay, printable
+    from extract.datasets import open_source
     from extract.embed import embed, reopen
 
     head = load_head(Path(arguments.head))
-    places: list[tuple[str, str]] = []
-    for source in arguments.images:
-        images = open_images(source)
-        above = Path(source) if Path(source).is_dir() else Path(source).parent
-        places += [(str(above), path) for path in images.paths]
-    pictures = PictureList(places)
+    pictures = Selection([(source, open_source(source)) for source in arguments.images])
     hint = head.info["weights_file"]
     backbone, feature = reopen(
         head.info["request"],

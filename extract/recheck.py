@@ -8,6 +8,7 @@ import numpy as np
 from data.images import PictureList
 from data.store import FeatureStore
 from extract.components import components_file
+from extract.datasets import NAMED
 from extract.embed import embed, reopen
 
 # Relative deviation that another machine, batch size or library version explains; float16 rounds to 1/2048.
@@ -78,7 +79,7 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         hint = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
         projection = str(components_file(path, info.spec.projection)) if info.spec.projection else ""
         backbone, feature = reopen(info.requests[0], info.spec, hint, str(path), weights=weights, projection=projection)
-        found = embed(PictureList([place for _, place in chosen]), backbone, feature, device=device)
+        found = embed(PictureList([place for _, place in chosen], NAMED), backbone, feature, device=device)
         vectors, digests = found.vectors, found.digests
         same = [j for j, i in enumerate(found.indices.tolist()) if digests[j] == chosen[i][0]]
         stored = store.vectors(fingerprint, np.array([digests[j] for j in same], dtype="S64")).astype(np.float64)

@@ -58,7 +58,7 @@ def test_wrong_usage_exits_2(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["extract", "nowhere", "-o", "x.h5"], "nowhere does not exist: name a folder of pictures or a CSV manifest"),
+        (["extract", "nowhere", "-o", "x.h5"], "nowhere does not exist: name a folder of pictures, a manifest"),
         (["extract", "empty", "-o", "x.h5"], "empty holds no pictures"),
         (["extract", "pictures", "-o", "x.h5", "--backbone", "resnet1800"], "no network 'resnet1800'"),
         (["extract", "pictures", "-o", "x.h5", "--weights", "no.pth"], "no.pth does not exist: check --weights"),

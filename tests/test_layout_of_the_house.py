@@ -12,8 +12,9 @@ STDLIB = sys.stdlib_module_names
 COMMON = {"numpy", "rich"}
 # Package -> what its files may import, at any depth of their code. Mirrors the docstrings of the packages.
 ALLOWED = {
-    "data": {"data", "h5py", "PIL", "zlib_ng"} | COMMON,
-    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "PIL", "safetensors"} | COMMON,
+    "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow"} | COMMON,
+    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
+    | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
 }
