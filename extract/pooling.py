@@ -155,8 +155,9 @@ def _holds_prefix(network: Any, n: int, prefix: int, crop: tuple[int, int]) -> b
     patches = getattr(getattr(network, "patch_embed", None), "num_patches", None)
     if patches is None and hasattr(network, "class_token"):  # torchvision's
         patches = (network.image_size // network.patch_size) ** 2
-    if patches is not None:
-        return bool(n == patches + prefix)
-    # A network that does not say how many patches it makes: they fill a rectangle of the picture's proportions.
-    fills = [math.sqrt(k * crop[1] / crop[0]).is_integer() for k in (n, n - prefix) if k > 0]
+    if n in (patches, (patches or 0) + prefix):
+        return bool(n != patches)
+    # A network that does not say how many patches it makes, or makes them of pictures of another size than its own:
+    # patches fill a rectangle of the picture's proportions.
+    fills = [k > 0 and math.sqrt(k * crop[1] / crop[0]).is_integer() for k in (n, n - prefix)]
     return fills == [False, True]

@@ -241,7 +241,7 @@ def _survey_by_trace(network: nn.Module, noise: torch.Tensor) -> tuple[Survey, t
     runner = _Shapes(network, graph)
     with torch.no_grad():
         output = runner.run(noise)
-    nodes = {name: node for node, name in tracer.node_to_qualname.items() if node.op not in ("placeholder", "output")}
+    nodes = {name: node for node, name in tracer.node_to_qualname.items() if node.op.startswith("call_")}
     for name, node in list(nodes.items()):  # `layer4` is the last node in it, if it is no module that gives a tensor
         while name := name.rpartition(".")[0]:
             nodes[name] = node

