@@ -20,6 +20,7 @@ from data.errors import BackboneError, EngineError, MissingDependency, first_lin
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.flow import available_cores
+from extract.tracing import HookedCut
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 
@@ -149,6 +150,8 @@ class TorchEngine:
         self.notes: list[str] = []
         # on a GPU the second batch is copied while the first is computed
         self.lanes, self._threads = share_cores() if kind == "cpu" else (2, 1)
+        if isinstance(self.backbone.network, HookedCut):  # which keeps the outputs of one pass in itself
+            self.lanes, self._threads = 1, available_cores()
         self.clock: Callable[[], float] = time.perf_counter
         if kind == "cpu":
             self.clock = lambda: self._threads * time.thread_time()

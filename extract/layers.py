@@ -17,10 +17,10 @@ from data.spec import FeatureSpec
 from extract.backbones import ALL_STAGES, PENULTIMATE, Output
 from extract.pooling import Layout, Pool, choose_pooling, layout_of
 from extract.stages import stages_of
-from extract.survey import TRIAL, Cut, Survey, survey
+from extract.tracing import TRIAL, Cut, Survey, survey
 from extract.zoo import build_network, require_torch, resolve_name, take_off_head
 
-HOW_TO_LIST = "list them with --list-layers"
+HOW_TO_LIST = "list them with --layer list"
 
 
 def layer_names(name: str) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from extract.pooling import layout_of
-from extract.survey import Survey
+from extract.tracing import Survey
 
 # Layers that change no value, and the pooling behind the last stage.
 _NOT_A_STAGE = ("Dropout", "Identity", "Permute", "Flatten", "AdaptiveAvgPool2d")

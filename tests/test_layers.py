@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-import extract.survey
+import extract.tracing
 from data.errors import BackboneError
 from extract.backbones import Options, Output, open_backbone
 from extract.layers import layer_names
 from extract.pooling import layout_of
-from extract.survey import Cut, HookedCut, survey
+from extract.tracing import Cut, HookedCut, survey
 from extract.zoo import build_network, take_off_head
 
 
@@ -54,7 +54,7 @@ def untraceable(monkeypatch):
     def refuse(*_):
         raise TypeError("control flow by values")
 
-    monkeypatch.setattr(extract.survey, "_survey_by_trace", refuse)
+    monkeypatch.setattr(extract.tracing, "_survey_by_trace", refuse)
 
 
 def test_maps_are_pooled_as_the_formulas_say():
