@@ -189,7 +189,7 @@ def write_store(path, train_samples, test_samples):
     X = np.concatenate([p.X for p in parts])
     features = {"spec": SPEC, "provenance": [], "requests": [], "rows": len(X), "dim": X.shape[1], "dtype": X.dtype}
     stage_block(path, new_run_id(), 1, block_image({**features, "slabs": [(digests, X)]}, view))
-    publish(path, view, request={}, fingerprint=SPEC.fingerprint)
+    publish(path, view, commands={SPEC.fingerprint: {}})
     return FeatureStore(path)
 
 
