@@ -55,7 +55,7 @@ def test_the_json_of_the_contract(pictures, tmp_path):
     assert (result["dim"], result["engine"]) == (96, "onnx/cpu")
     assert result["fingerprint"] in FeatureStore(tmp_path / "f.h5").features()
     assert set(result["stage_seconds"]) == {"read", "decode", "forward", "write"}
-    assert result["images_per_second"] == pytest.approx(36 / result["seconds"], rel=0.01)
+    assert result["images_per_second"] == pytest.approx(36 / result["seconds"], abs=0.06)  # rounded to tenths
     assert "36 pictures: 36 extracted, 0 reused" in done.stderr
 
 
@@ -261,17 +261,16 @@ sys.modules["extract.engines"].open_engine = Engine
 sys.modules["extract.engines"].Setup = lambda *_: None
 from pipeline""",
 )
-TWO = ["--backbone", "timm/test_resnet", "timm/test_vit", "--weights", "random"]
+TWO = ["--backbone", "timm/test_resnet", "timm/test_efficientnet", "--weights", "random"]
 
 
 @pytest.mark.parametrize(
     ("script", "networks", "attempts"),
-    [(NO_TORCH, TINY, 30), (NO_TORCH, TWO, 30), (SMALL_BLOCKS, TWO, 5)],
+    [(NO_TORCH, TINY, 30), (NO_TORCH, TWO, 30), (SMALL_BLOCKS, TWO, 4)],
     ids=["numpy", "two of numpy", "two of torch"],
 )
 def test_an_extraction_killed_at_any_moment_resumes_to_the_same_store(many, tmp_path, script, networks, attempts):
-    size = [] if "test_vit" in networks else ["--input-size", "64"]  # a transformer is built for one size
-    arguments = ["extract", str(many), *networks, *size, "--batch-size", "8", "-o"]
+    arguments = ["extract", str(many), *networks, "--input-size", "64", "--batch-size", "8", "-o"]
     command = [sys.executable, "-c", script, *arguments]
     whole, store = tmp_path / "whole.h5", tmp_path / "killed.h5"
     assert subprocess.run([*command, str(whole)], capture_output=True).returncode == 0
