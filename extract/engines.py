@@ -273,9 +273,14 @@ def open_engine(backbone: Backbone, setup: Setup, sample: Pixels) -> Engine:
 
 
 def agreement(ours: Outputs, theirs: Outputs) -> float:
-    """Return the least cosine between the rows of two engines' outputs; rows that are NaN or zero in both agree."""
+    """Return the least cosine between the rows of two engines' outputs; rows that are NaN or zero in both agree.
+
+    Outputs of different shapes have nothing in common: -1.
+    """
     least = 1.0
     for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            return -1.0
         x, y = a.astype(np.float64), b.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             cosine = (x * y).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))

@@ -32,10 +32,11 @@ def work(tmp_path_factory):
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
     import pipeline
     from classify.heads import HEADS
-    from extract.engines import ENGINES
+    from extract.engines import ENGINES, PRECISIONS
 
     assert tuple(HEADS) == pipeline._HEADS
     assert ("auto", *ENGINES) == pipeline._ENGINES
+    assert PRECISIONS == pipeline._PRECISIONS
 
 
 def test_help_names_every_verb_and_how_to_start():
@@ -220,7 +221,7 @@ def test_info_and_verify(work):
     assert "3: blue, green, red" in info.stdout
     result = json.loads(penult("info", "f.h5", "--json", "-", cwd=work).stdout)
     assert result["datasets"][0]["splits"] == {"test": 18, "train": 30}
-    assert result["features"][0]["provenance"][0]["engine"] == "torch/cpu"
+    assert result["features"][0]["provenance"][0]["engine"] == "onnx/cpu"  # what a CPU runs by default
     verify = penult_process("verify", "f.h5", "--json", "v.json", cwd=work)
     assert verify.returncode == 0, verify.stderr
     assert "every checksum is right" in verify.stdout
@@ -338,5 +339,7 @@ def test_an_input_that_the_network_cannot_take_is_one_message(work):
     options = ["--backbone", "timm/test_vit", "--weights", "random", "--input-size", "50"]
     done = penult("extract", "pictures", "-o", "vit.h5", *options, cwd=work)
     assert done.returncode == 1
-    assert "timm/test_vit/penultimate failed on 32 pictures of (50, 50)" in done.stderr
+    assert (
+        "timm/test_vit/penultimate failed on 8 pictures of (50, 50)" in done.stderr
+    )  # the first, on which the engine is tried
     assert "try another --input-size, or a smaller --batch-size" in done.stderr

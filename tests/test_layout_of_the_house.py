@@ -14,6 +14,7 @@ COMMON = {"numpy", "rich"}
 ALLOWED = {
     "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow"} | COMMON,
     "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
+    | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif"}
     | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
@@ -69,6 +70,8 @@ def test_every_file_says_what_it_owns():
         ),
         ("extract.extractor, extract.engines, extract.weights, extract.embed, extract.recheck", "sklearn"),
         ("extract.extractor, extract.report", "torch"),
+        ("extract.extractor, extract.engines, extract.embed, extract.recheck", "onnxruntime"),
+        ("extract.extractor, extract.report, extract.decode", "pillow_heif"),
         ("pipeline", "numpy"),
     ],
 )

@@ -229,12 +229,13 @@ def test_few_pictures_in_common_do_not_make_it_the_same_set(tmp_path, stage):
 
 def test_a_link_to_a_store_stays_a_link(tmp_path, pictures):
     from extract.extractor import Extractor
+    from extract.wanted import Wanted
 
     (tmp_path / "real").mkdir()
     (tmp_path / "link.h5").symlink_to(tmp_path / "real/f.h5")
     (tmp_path / "real/f.h5").touch()
     (tmp_path / "real/f.h5").unlink()
-    Extractor(open_images(pictures), tmp_path / "link.h5", backbone="timm/test_resnet", weights="random").run()
+    Extractor(open_images(pictures), tmp_path / "link.h5", [Wanted("timm/test_resnet", "random")]).run()
     assert (tmp_path / "link.h5").is_symlink()
     assert FeatureStore(tmp_path / "real/f.h5").load("test").X.shape == (12, 96)
 
