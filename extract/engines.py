@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from data.errors import BackboneError, EngineError, MissingDependency, first_line
+from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.flow import available_cores
@@ -24,8 +25,6 @@ from extract.tracing import HookedCut
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 
-# Least cosine between an engine's output and the reference's for one picture: relative deviations up to 1.4%.
-COSINE = 0.9999
 # Pictures in a batch. On a CPU larger ones fall out of the caches; a GPU needs many to be busy.
 _BATCH = {"cpu": 4, "mps": 64, "cuda": 128}
 # More lanes than this gain nothing on pictures of usual size, and each holds a batch's activations.
