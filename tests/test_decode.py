@@ -153,7 +153,7 @@ def test_a_draft_keeps_the_pixels_that_are_needed_and_is_the_same_by_both_decode
     got = decode(content, shorter=shorter)
     height, width = got.shape[:2]
     assert min(height, width) >= min(shorter, *size)
-    scale = next(s for s in (8, 4, 2, 1) if shorter >= 8 and min(size) // s >= shorter or s == 1)
+    scale = next(s for s in (8, 4, 2, 1) if (shorter >= 8 and min(size) // s >= shorter) or s == 1)
     assert (width, height) == (-(-size[0] // scale), -(-size[1] // scale))  # 1/8, 1/4, 1/2 or all of it, rounded up
     assert (got == without_simplejpeg(content, shorter=shorter)).all()
 
