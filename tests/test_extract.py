@@ -20,6 +20,7 @@ from data.staging import staged_blocks
 from data.store import FeatureStore
 from data.verify import verify_store
 from extract.backbones import Options
+from extract.engines import share_cores
 from extract.extractor import Extractor, Interrupted
 from extract.wanted import Wanted
 
@@ -316,8 +317,9 @@ def test_ctrl_c_keeps_what_was_computed_and_says_how_to_go_on(many, tmp_path):
         extract(many, store, on_progress=interrupt, **small)
     assert not store.exists()
     result = extract(many, store, **small)
-    assert result.extracted < 170
-    assert result.reused > 130
+    # lost at the most: with share_cores' lanes of 8, each in flight or waiting, one more, and one in the making
+    lanes = share_cores()[0]
+    assert result.reused >= 150 - 8 * (lanes + 2)
     reference = tmp_path / "whole.h5"
     extract(many, reference, **small)
     assert contents(store) == contents(reference)
