@@ -31,10 +31,10 @@ _SOFTWARE = "Penult contact sheet"
 _MARGIN, _GAP, _ROW_GAP, _COLUMN_GAP = 56, 10, 22, 64
 _CELLS = (168, 116)  # widths of a thumbnail's cell: the second where the first would take several pages
 _ABREAST = 10  # thumbnails beside each other
-_PAGE = (2400, 2400)  # what a page's rows may take
+_PAGE = (2700, 2400)  # what a page's rows may take
 _HEAD = 92
 _LABEL = (96, 280)  # the least and largest width of the column of names
-_TITLE, _NAME, _DETAIL = 34, 21, 16
+_TITLE, _NAME, _DETAIL = 34, 21, 17
 _LEADING = 1.25
 # Smaller pictures are enlarged by whole numbers, pixel by pixel, so that their pixels are seen.
 _PIXEL_ART = 4
@@ -130,7 +130,7 @@ def write_sheets(
     lettering = Lettering([images.name, *(row.name for row in rows)])
     layout = _lay_out(survey, rows, per_class, lettering)
     pages = [rows[i : i + layout.columns * layout.rows] for i in range(0, len(rows), layout.columns * layout.rows)]
-    what = f"{per_class} of each class" if images.classes else f"{min(per_class, len(images)):,} of them"
+    what = f"up to {per_class} of each" if images.classes else f"{min(per_class, len(images)):,} of them"
     n_classes = f" in {len(images.classes):,} classes" if images.classes else ""
     subtitle = f"{len(images):,} pictures{n_classes}; {what}, drawn by seed {seed}"
     sheets = []

@@ -134,8 +134,8 @@ def _duplicates(survey: Survey) -> dict[str, Any]:
     """Return the groups of files with one content; those in two splits or under two labels first."""
     usable = np.flatnonzero(survey.usable)
     contents, content, counts = np.unique(survey.digests[usable], return_inverse=True, return_counts=True)
-    by_content = np.split(usable[np.argsort(content, kind="stable")], np.cumsum(counts)[:-1])
-    groups = [_group(survey, members) for members, n in zip(by_content, counts, strict=True) if n > 1]
+    ordered, ends = usable[np.argsort(content, kind="stable")], np.cumsum(counts)
+    groups = [_group(survey, ordered[end - n : end]) for end, n in zip(ends, counts, strict=True) if n > 1]
     groups.sort(key=lambda g: (-len(g["labels"]), -len(g["splits"]), g["paths"]))
     return {
         "copies": len(usable) - len(contents),

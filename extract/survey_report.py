@@ -26,7 +26,7 @@ def print_survey(console: Console, result: dict[str, Any]) -> None:
     """Print the tables of `info` and what is worth a second look; `result` is what `describe` returned."""
     done = "read, hashed and decoded" if result["decoded"] else "read and hashed, headers parsed (--quick)"
     console.print(
-        f"{printable(result['name'])}: {result['pictures']:,} pictures, {size(result['bytes'])}, "
+        f"{printable(result['name'])}: {_n(result['pictures'], 'picture')}, {size(result['bytes'])}, "
         f"{done} in {duration(result['seconds'])}"
     )
     if result["classes"]:
@@ -151,10 +151,10 @@ def _copies(duplicates: dict[str, Any]) -> list[str]:
     line += f"; {_n(two_labels, 'content')} under two labels" if two_labels else ""
     lines = [line + ":"]
     for group in duplicates["groups"][:_LISTED]:
-        what = ["labels " + ", ".join(map(printable, group["labels"]))] if len(group["labels"]) > 1 else []
-        what += ["splits " + ", ".join(s or "none" for s in group["splits"])] if len(group["splits"]) > 1 else []
-        paths = " = ".join(map(printable, group["paths"][:_LISTED]))
-        more = f" and {len(group['paths']) - _LISTED} more" if len(group["paths"]) > _LISTED else ""
+        what = ["labels " + _some(group["labels"])] if len(group["labels"]) > 1 else []
+        what += ["splits " + _some([name or "none" for name in group["splits"]])] if len(group["splits"]) > 1 else []
+        paths = " = ".join(map(printable, group["paths"][:3]))
+        more = f" and {len(group['paths']) - 3:,} more" if len(group["paths"]) > 3 else ""
         lines.append(f"  {paths}{more}" + (f" ({'; '.join(what)})" if what else ""))
     return lines + _rest(len(duplicates["groups"]))
 
