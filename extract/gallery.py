@@ -124,7 +124,7 @@ def write_sheets(
     """
     images = survey.images
     if not survey.usable.any():
-        raise ImageSetError(f"none of the {len(images)} pictures of {images.name} could be read: check the files")
+        raise ImageSetError(f"no picture of {images.name} can be read, so there is nothing to draw: check the files")
     per_class = per_class or (PER_CLASS if images.classes else UNLABELLED)
     rows = _draw(survey, per_class, seed)
     lettering = Lettering([images.name, *(row.name for row in rows)])

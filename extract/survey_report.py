@@ -35,7 +35,8 @@ def print_survey(console: Console, result: dict[str, Any]) -> None:
     if result["width"]:
         console.print(_size_table(result))
         _print_extremes(console, result)
-    _print_kinds(console, result)
+    if result["formats"]:
+        _print_kinds(console, result)
     console.print()
     for note in _oddities(result):
         console.print(f"note: {note}")
