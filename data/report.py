@@ -17,6 +17,20 @@ from data.views import View
 if TYPE_CHECKING:
     from rich.console import Console
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, or blocks of one."""
+    if path.is_dir():
+        return any(path.glob("*.h5")) or bool(staged_blocks(path))
+    if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
+        return True
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
 
 def describe_store(path: Path) -> dict[str, Any]:
     """Return what `info --json` prints of a store.

@@ -72,6 +72,7 @@ def test_every_file_says_what_it_owns():
         ("extract.extractor, extract.report", "torch"),
         ("extract.extractor, extract.engines, extract.embed, extract.recheck", "onnxruntime"),
         ("extract.extractor, extract.report, extract.decode", "pillow_heif"),
+        ("extract.survey, extract.statistics, extract.survey_report, extract.gallery", "torch"),
         ("pipeline", "numpy"),
     ],
 )
@@ -91,6 +92,7 @@ def test_fitting_and_measuring_import_no_torch_and_extracting_no_scikit_learn(pi
         ("torch", ["fit", store, "--head", "lr", "-o", head]),
         ("torch", ["eval", head, store]),
         ("torch", ["info", store]),
+        ("torch", ["info", str(pictures), "--sheet", str(tmp_path / "sheet.png")]),
         ("torch", ["verify", store, "--sample", "0"]),
     ):
         done = subprocess.run([sys.executable, "-c", code, absent, *command], cwd=ROOT, capture_output=True, text=True)
