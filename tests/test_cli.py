@@ -89,7 +89,7 @@ def test_wrong_usage_exits_2(arguments):
         (["eval", "lr.head", "f.h5", "--split", "val"], "has no split 'val'"),
         (["predict", "lr.head", "nowhere.png"], "nowhere.png does not exist"),
         (["info", "no.h5"], "no.h5 does not exist"),
-        (["info", "nowhere"], "nowhere does not exist: name a folder of pictures or a CSV manifest"),
+        (["info", "nowhere"], "nowhere does not exist: name a folder of pictures, a manifest, an archive or a picture"),
         (["info", "empty"], "empty holds no pictures"),
         (["info", "lr.head"], "lr.head is neither a folder, a .csv manifest nor a picture"),
         (["info", "f.h5", "--sheet", "s.png"], "f.h5 is a store, and --sheet is for pictures: name the folder"),
