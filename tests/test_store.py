@@ -238,3 +238,17 @@ def test_a_link_to_a_store_stays_a_link(tmp_path, pictures):
     Extractor(open_images(pictures), tmp_path / "link.h5", [Wanted("timm/test_resnet", "random")]).run()
     assert (tmp_path / "link.h5").is_symlink()
     assert FeatureStore(tmp_path / "real/f.h5").load("test").X.shape == (12, 96)
+
+
+def test_blocks_made_at_once_in_several_threads_are_whole(tmp_path, stage):
+    from concurrent.futures import ThreadPoolExecutor
+
+    specs = [dataclasses.replace(SPEC, resize=300 + i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:  # as the writers of several networks do
+        list(pool.map(lambda spec: stage(tmp_path / "f.h5", list(range(400)), spec), specs * 5))
+    publish(tmp_path / "f.h5", make_view(list(range(400))), commands={})
+    held = FeatureStore(tmp_path / "f.h5")
+    assert held.features().keys() == {spec.fingerprint for spec in specs}
+    for spec in specs:
+        assert (vectors_of(list(range(400))) == held.load(spec=spec).X).all()
+    assert verify_store(tmp_path / "f.h5").problems == []
