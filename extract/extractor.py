@@ -172,11 +172,17 @@ class _Target:
         self.features: list[Feature] = []  # none yet: `_components` asks
         self.features = self._remembered(held) or self.open()
         self.network = Network(self.features)
+        self.lacking = list(range(len(self.features)))  # those that some picture has not, which the network computes
         # features that exist keep their dtype, which the writer must know to refuse what does not fit it
         dtypes = {fingerprint: info.dtype for fingerprint, info in held.items()}
         self.writers = [
             BlockWriter(job.store, f.spec, dtypes.get(f.spec.fingerprint, job.dtype)) for f in self.features
         ]
+
+    def compute_only(self, lacking: list[int]) -> None:
+        """Leave out of the network the features that every picture has, and the views that only they need."""
+        self.lacking = lacking
+        self.network = Network([self.features[i] for i in lacking])
 
     def open(self) -> list[Feature]:
         """Build the network and return its features."""
@@ -193,7 +199,7 @@ class _Target:
             for now, then in zip(opened, self.features, strict=True):
                 _refuse_another(now.spec, then.spec, self.wanted.backbone, job.store)
             self.network.features = [
-                dataclasses.replace(now, request=then.request) for now, then in zip(opened, self.features, strict=True)
+                dataclasses.replace(opened[i], request=self.features[i].request) for i in self.lacking
             ]
         assert self.backbone is not None
         setup = Setup(job.engine, job.device, job.batch_size, job.precision, job.compile)
@@ -259,6 +265,7 @@ class _Run:
         self.mtimes = job.images.mtimes.copy()
         self.reasons: dict[int, str] = {}
         self.not_finite: set[bytes] = set()
+        self.pending: set[bytes] = set()  # contents to be read, as far as they are known; empty for others
         self.scanned: list[int] = []  # read since the last block: the next one remembers their files
         self._known = [[self.memory.digests[f.spec.fingerprint] for f in target.features] for target in self.targets]
         # what a network has been given in this run: from then on a copy of it is reused
@@ -269,6 +276,10 @@ class _Run:
         job = self.job
         indices = list(self._look_up())
         self._report()
+        for target, known in zip(self.targets, self._known, strict=True):
+            lacking = [i for i, rows in enumerate(known) if not self.pending <= rows]
+            if 0 < len(lacking) < len(known):
+                target.compute_only(lacking)
         began = time.perf_counter()
         networks = [target.network for target in self.targets]
         for item in flow(job.images, indices, networks, lacking=self._lacking, start=self._start, workers=self.workers):
@@ -384,6 +395,8 @@ class _Run:
                 self._skip(i, failure.reason)
                 self.done += 1
             else:
+                as_it_was = mtime >= 0 and remembered is not None and remembered[:2] == (size, mtime)
+                self.pending.add(remembered[2] if remembered and as_it_was else b"")
                 yield i
 
     def _lacking(self, digest: bytes) -> list[int]:
@@ -419,9 +432,10 @@ class _Run:
         bad = {digest for digest, good in zip(digests, finite.tolist(), strict=True) if not good}
         self.computed -= len(bad - self.not_finite)
         self.not_finite |= bad
-        for vectors, writer, known in zip(batch.vectors, target.writers, self._known[batch.network], strict=True):
+        for i, vectors in zip(target.lacking, batch.vectors, strict=True):
+            known = self._known[batch.network][i]
             keep = [row for row, digest in enumerate(digests) if digest not in known and digest not in bad]
-            writer.add([digests[row] for row in keep], vectors[keep])
+            target.writers[i].add([digests[row] for row in keep], vectors[keep])
         if any(writer.due for writer in target.writers):
             self.stage()
 

@@ -405,7 +405,5 @@ def test_an_input_that_the_network_cannot_take_is_one_message(work):
     options = ["--backbone", "timm/test_vit", "--weights", "random", "--input-size", "50"]
     done = penult("extract", "pictures", "-o", "vit.h5", *options, cwd=work)
     assert done.returncode == 1
-    assert (
-        "timm/test_vit/penultimate failed on 4 pictures of (50, 50)" in done.stderr
-    )  # the first, on which the engine is tried
+    assert "timm/test_vit/penultimate failed on 4 pictures of (50, 50)" in done.stderr
     assert "try another --input-size, or a smaller --batch-size" in done.stderr

@@ -259,3 +259,17 @@ def test_other_views_are_read_beside_the_centre_which_stands_for_all(tmp_path, s
     assert (np.tile(vectors_of([train[0], train[3]]), (2, 1)) == X).all()
     assert y.tolist() == [train[0] % 2, train[3] % 2] * 2
     assert FeatureStore(store).load("train").others == ()
+
+
+def test_blocks_made_at_once_in_several_threads_are_whole(tmp_path, stage):
+    from concurrent.futures import ThreadPoolExecutor
+
+    specs = [dataclasses.replace(SPEC, resize=300 + i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:  # as the writers of several networks do
+        list(pool.map(lambda spec: stage(tmp_path / "f.h5", list(range(400)), spec), specs * 5))
+    publish(tmp_path / "f.h5", make_view(list(range(400))), commands={})
+    held = FeatureStore(tmp_path / "f.h5")
+    assert held.features().keys() == {spec.fingerprint for spec in specs}
+    for spec in specs:
+        assert (vectors_of(list(range(400))) == held.load(spec=spec).X).all()
+    assert verify_store(tmp_path / "f.h5").problems == []
