@@ -111,7 +111,7 @@ def _session(backbone: Backbone, threads: int) -> Any:
     options.log_severity_level = 3  # errors; warnings are of graph optimisations
     # threads that spin while they wait would take the cores from decoding
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = cache_folder() / "onnx" / f"{_key(backbone)}.onnx"
+    path = cache_folder() / "onnx" / f"{_key(backbone)}.graph"
     for graph in _graphs(backbone, path):
         try:
             return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -121,13 +121,19 @@ def _session(backbone: Backbone, threads: int) -> Any:
 
 
 def _graphs(backbone: Backbone, path: Path) -> Iterator[bytes]:
-    """Yield the graph from the cache, if there, and, should that not do, a new one, which then is in the cache."""
+    """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache.
+
+    A cached file is the graph behind its SHA-256.
+    """
     with contextlib.suppress(OSError):
-        yield path.read_bytes()
+        content = path.read_bytes()
+        digest, graph = content[:32], content[32:]
+        if hashlib.sha256(graph).digest() == digest:
+            yield graph
     graph = _export(backbone)
     with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run exports again
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, graph)
+        write_atomically(path, hashlib.sha256(graph).digest() + graph)
     yield graph
 
 

@@ -299,7 +299,15 @@ def test_graphs_of_other_networks_sizes_and_pixels_are_apart_and_views_share_one
         assert len(list(empty_cache.iterdir())) == before + 1
 
 
-@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"no graph at all" + b[15:]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b"",
+        lambda b: b[: len(b) // 2],
+        lambda b: b"no graph at all" + b[15:],
+        lambda b: b[:-2000] + bytes(x ^ 1 for x in b[-2000:-1000]) + b[-1000:],  # loads, with other weights
+    ],
+)
 def test_a_damaged_graph_in_the_cache_is_replaced(empty_cache, resnet, photos, damage):
     open_engine(resnet, CPU, photos)
     (graph,) = empty_cache.iterdir()

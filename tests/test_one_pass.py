@@ -144,7 +144,7 @@ def test_one_more_view_or_network_computes_only_what_is_missing(folder, tmp_path
     assert computed == {
         "test_resnet": SAMPLE + 20,
         "test_efficientnet": SAMPLE + 20,
-    }  # first some for the trial of the engine
+    }
     pictures.clear()
     again = run(folder, store, EFFICIENTNET, dataclasses.replace(RESNET, views=("flip",)))
     assert (again.extracted, again.engine, again.published, pictures) == (0, "none", False, [])
