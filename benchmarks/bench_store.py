@@ -13,7 +13,7 @@ rescan
     25,000 drawn PNG files, an hour old, are extracted with a tiny random network; then the same `pipeline.py extract`
     again, as a whole process. Its JSON must say that nothing was extracted, read or decoded and no engine opened.
 memory
-    Peak resident memory of `pipeline.py extract` on 1,000 and on 4,000 drawn photographs with the default backbone.
+    Peak resident memory of `pipeline.py extract` on 1,000 and on 20,000 drawn photographs with the default backbone.
 
 Everything is drawn from fixed seeds in a temporary folder, or in --work, where the drawn pictures are used again.
 
@@ -303,7 +303,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=positive, default=100_000, help="rows of the store (default: %(default)s)")
     parser.add_argument("--dim", type=positive, default=1280, help="length of a vector (default: %(default)s)")
     parser.add_argument("--files", type=positive, default=25_000, help="pictures to rescan (default: %(default)s)")
-    parser.add_argument("--pictures", type=positive, nargs=2, default=[1000, 4000], help="for memory: few and many")
+    parser.add_argument("--pictures", type=positive, nargs=2, default=[1000, 20_000], help="for memory: few and many")
     parser.add_argument("--backbone", default="efficientnet_lite0", help="for memory (default: %(default)s)")
     parser.add_argument("--weights", default="default", help="for memory (default: %(default)s)")
     parser.add_argument("--repeats", type=positive, default=5, help="runs of each measurement (default: %(default)s)")
