@@ -62,7 +62,7 @@ def test_the_json_of_the_contract(pictures, tmp_path):
 def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictures, tmp_path, monkeypatch):
     extract(pictures, tmp_path / "f.h5")
     before = (tmp_path / "f.h5").stat().st_ino
-    monkeypatch.setattr("extract.extractor.flow", refuse_to_read)
+    monkeypatch.setattr("extract.passes.flow", refuse_to_read)
     monkeypatch.setattr("extract.wanted.open_backbone", refuse_to_read)
     again = extract(pictures, tmp_path / "f.h5")
     assert (again.extracted, again.reused, again.engine, again.published) == (0, 36, "none", False)

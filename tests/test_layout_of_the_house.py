@@ -12,8 +12,10 @@ STDLIB = sys.stdlib_module_names
 COMMON = {"numpy", "rich"}
 # Package -> what its files may import, at any depth of their code. Mirrors the docstrings of the packages.
 ALLOWED = {
-    "data": {"data", "h5py", "PIL", "zlib_ng"} | COMMON,
-    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "PIL", "safetensors"} | COMMON,
+    "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec"} | COMMON,
+    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "PIL", "safetensors"}
+    | {"onnx", "onnxruntime", "ray"}
+    | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
 }
@@ -46,6 +48,11 @@ def test_only_the_store_touches_hdf5():
     assert "h5py" not in imported(ROOT / "pipeline.py")
 
 
+def test_only_one_file_knows_ray():
+    users = {p.name for package in ALLOWED for p in (ROOT / package).glob("*.py") if "ray" in imported(p)}
+    assert users == {"raylink.py"}
+
+
 def test_the_command_line_imports_nothing_heavy_at_the_top():
     tree = ast.parse((ROOT / "pipeline.py").read_text())
     top = {a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names}
@@ -68,6 +75,7 @@ def test_every_file_says_what_it_owns():
         ),
         ("extract.extractor, extract.engines, extract.weights, extract.embed, extract.recheck", "sklearn"),
         ("extract.extractor, extract.report", "torch"),
+        ("extract.extractor, extract.engines, extract.cluster, extract.raylink", "ray"),
         ("pipeline", "numpy"),
     ],
 )
