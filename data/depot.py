@@ -4,6 +4,7 @@ Who publishes brings them from there to the store's own staging folder. An addre
 """
 
 import contextlib
+import fcntl
 import functools
 import os
 from collections.abc import Iterator
@@ -92,6 +93,8 @@ def _bring(address: str, store: Path, name: str) -> bool:
             return False
     with disk_full_hint(store, len(content)), atomic_file(staging_folder(store) / name) as file:
         write_all(file, content)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)  # HDF5 takes a lock of its own to read
         try:
             _check(Path(file.name))
         except (DamagedStore, StoreError) as error:

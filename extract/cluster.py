@@ -37,7 +37,7 @@ from extract.wanted import Wanted
 _MOST = {"cpu": 512, "gpu": 4096}
 _LEAST, _CHUNKS_EACH = 8, 4
 # Workers that die over one chunk before it is given up. Machines that are taken away cost one each.
-_DEATHS = 4
+_DEATHS = 3
 # Seconds that a network file system may take to show another machine's new file.
 _PATIENCE = 30.0
 

@@ -111,7 +111,7 @@ class Pass:
 
     def run(self, images: ImageSet, indices: Iterable[int]) -> Generator[Outcome]:
         """Yield what became of each picture, in order; when all have come, every row is on the disk."""
-        self._images = images
+        self._images, self._scanned = images, []
         networks = [target.network for target in self.targets]
         with decoding():
             for item in flow(

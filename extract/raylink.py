@@ -5,6 +5,7 @@ import dataclasses
 import io
 import logging
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from extract.flow import available_cores
 _CORES = 8
 # What a cluster of this machine alone keeps chunks and reports in; what does not fit goes to the disk.
 _OBJECT_STORE = 256 << 20
+# Seconds that a cluster may take to answer.
+_KNOCK = 10.0
 # Nothing is reported to Ray's makers.
 _NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -192,6 +195,7 @@ class Link:
             options |= {"num_cpus": available_cores(), "include_dashboard": False}
             options |= {"object_store_memory": _OBJECT_STORE, "_temp_dir": folder}
         try:
+            _knock(self.address)
             self._ray.init(address=self.address, **options)
         except (ConnectionError, ValueError, RuntimeError, OSError, AssertionError) as error:
             raise ClusterError(
@@ -214,6 +218,13 @@ class Actor:
         """Compute the chunk of a batch of one."""
         earlier = self._ray.get(self._ledger.begin.remote(int(rows["number"][0])))
         return {"report": [self._worker.run(str(rows["chunk"][0]), earlier)]}
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at an address, for which Ray itself waits five minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_KNOCK).close()
 
 
 class _WithoutRay(io.TextIOBase):

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -70,29 +69,35 @@ def s3():
     running.stop()
 
 
+CLUSTER = """
+import sys, ray
+ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, object_store_memory=100 << 20,
+    log_to_driver=False, _node_ip_address="127.0.0.1", _temp_dir=sys.argv[1])
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+ray.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(s3):
-    """Start a cluster of two cores, as `ray start` on a machine does; return its address."""
-    folder = tempfile.mkdtemp(prefix="pr-")  # sockets lie in it, whose paths must be short
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "disabled")  # else it keeps a token in the user's home
-    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
-    command += ["--num-gpus", "0", "--port", address.split(":")[1], "--node-ip-address", "127.0.0.1"]
-    command += ["--include-dashboard", "false", "--object-store-memory", str(100 << 20), "--temp-dir", folder]
-    with open(Path(folder) / "head.log", "w") as log:
-        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-    yield address
-    head.send_signal(signal.SIGTERM)
-    try:
-        head.wait(30)
-    finally:
-        patch.undo()
-        shutil.rmtree(folder, ignore_errors=True)
+    """Start a cluster of two cores, whose machines have Penult and these tests; return its address."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="pr-") as folder:  # short: sockets
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it keeps a token in the user's home
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        with open(Path(folder) / "head.log", "w") as log:
+            head = subprocess.Popen(
+                [sys.executable, "-c", CLUSTER, folder],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        with head:
+            yield head.stdout.readline().strip()
+            head.stdin.close()
+            head.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +162,7 @@ def test_a_worker_that_is_killed_costs_no_row(many, cluster, tmp_path):
 
 def test_a_picture_that_kills_every_worker_ends_the_run_and_is_named(pictures, cluster, tmp_path):
     images = deadly(pictures, victim="train/red/3.png")
-    with pytest.raises(ClusterError, match=r"4 workers died over the \d pictures from .*train/red"):
+    with pytest.raises(ClusterError, match=r"3 workers died over the \d pictures from .*train/red"):
         extract(images, tmp_path / "f.h5", ray=cluster, ray_workers=2)
 
 
@@ -221,13 +226,11 @@ def test_ctrl_c_on_a_cluster_of_this_machine_keeps_the_blocks_and_leaves_nothing
     folder = tempfile.mkdtemp(prefix="pr-")
     monkeypatch.setenv("TMPDIR", folder)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    # pictures take a moment each, so that the signal comes before the end
-    slow = "import sys, time, extract.reader as r; f = r._make\n"
-    script = slow + "from pipeline import main; print('ready', flush=True); sys.exit(main(sys.argv[1:]))"
+    # many views of a picture take a while, so that the signal comes before the end
     command = ["extract", str(many), "-o", str(store), *TINY, "--view", "random:20", "--average"]
     command += ["--ray", "--ray-workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-c", script, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, ROOT / "pipeline.py", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not staged_blocks(store) and process.poll() is None:
         time.sleep(0.01)
@@ -238,8 +241,8 @@ def test_ctrl_c_on_a_cluster_of_this_machine_keeps_the_blocks_and_leaves_nothing
     assert len(errors.strip().splitlines()) == 1  # nothing of Ray's
     kept = len(staged_blocks(store))
     assert kept
-    assert os.listdir(folder) == []
-    os.rmdir(folder)
+    assert set(os.listdir(folder)) <= {".ses"}  # ONNX Runtime's
+    shutil.rmtree(folder)
     done = penult(*command[:-3], "--json", tmp_path / "result.json")  # without Ray this time
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
@@ -304,11 +307,9 @@ def test_blocks_wait_at_an_address_without_ray(pictures, tmp_path):
 def test_a_damaged_block_stays_where_it_is(tmp_path, stage):
     block = stage(tmp_path / "other.h5", [1, 2, 3]).read_bytes()
     address = (tmp_path / "depot").as_uri()
-    middle = block.rfind(np.float32(1).tobytes()[:1]) // 2
     put_block(address, "00000000000000000001-aaaaaaaa", 1, block[:-40])
     with pytest.raises(DamagedStore, match=r"depot/block-.* is damaged .*: remove it"):
         bring_blocks(address, tmp_path / "f.h5")
-    assert middle
     assert len(list((tmp_path / "depot").iterdir())) == 1
     assert staged_blocks(tmp_path / "f.h5") == []
 
