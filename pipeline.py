@@ -82,7 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     # fmt: off
     add = _verb(verbs, "extract", run_extract, "run a frozen network over pictures, once, into a store")
     add("images", metavar="IMAGES", help="folder with a folder for each class, with or without train/ val/ test/ above "
-        "them; or a CSV file with the columns path,label[,split]")
+        "them; its zip or tar; WebDataset shards; a CSV, JSON-lines or Parquet file with path,label[,split]; any of "
+        "these at s3:// and the like; hf:NAME; torchvision:CLASS:FOLDER")
     add("-o", "--output", metavar="STORE", required=True, help="store to make or add to: a file, or a folder/ of files")
     add("--backbone", action="extend", nargs="+", metavar="NAME", help="any torchvision or timm "
         "classification networks (default: efficientnet_lite0, whose weights need no download)")
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: %(default)s)")
     add = add.group("what a feature is")
     add("--layer", "--layers", action="extend", nargs="+", metavar="NODE", help="outputs of these layers; "
-        "all-stages is the pooled output of every stage (default: penultimate)")
+        "all-stages is the pooled output of every stage, list prints all there are (default: penultimate)")
     add("--pooling", default="", choices=("avg", "max", "gem", "cls", "flatten"), help="of layers with several "
         "positions (default: avg)")
     add("--view", "--views", action="extend", nargs="+", metavar="VIEW", help="center, flip, five-crop, random:N: "
@@ -147,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, "
         "instead of choosing it")
     add("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
     add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
@@ -160,7 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
-    add("images", metavar="IMAGES", nargs="+", help="pictures, folders or CSV manifests")
+    add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
     add("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
     add("--weights", default="", metavar="FILE", help=_MOVED)
     add("--projection", default="", metavar="FILE", help="components file of the features, where they have one")
@@ -168,8 +170,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help=_DEVICE)
     add("--batch-size", type=_positive, default=0, metavar="N", help="default: 4 on a CPU, 128 on a GPU")
 
-    add = _verb(verbs, "info", run_info, "show what a store holds")
-    add("store", metavar="STORE")
+    add = _verb(verbs, "info", run_info, "show what a store holds, or statistics of pictures")
+    add("source", metavar="STORE|IMAGES", help="a store, or pictures as for `extract`")
+    add = add.group("of pictures")
+    add("--quick", action="store_true", help="parse the headers alone; damage further in is then not noticed")
+    add("--sheet", type=_png, metavar="FILE.png", help="draw samples of each class on a contact sheet (further pages: "
+        "FILE-2.png, ...)")
+    add("--per-class", type=_per_class, default=0, metavar="N", help="samples of each class, up to 100 (default: 8; 40 "
+        "of pictures without labels)")
+    add("--seed", type=_natural, default=0, metavar="N", help="of the samples (default: %(default)s)")
 
     add = _verb(verbs, "verify", run_verify, "check every checksum of a store, and a sample of its features")
     add("store", metavar="STORE")
@@ -187,21 +196,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `extract`."""
-    from data.images import open_images
     from data.splits import SplitRule
     from data.terminal import ProgressDisplay
     from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.datasets import open_source
     from extract.extractor import Extractor
     from extract.preprocess import expand_views
     from extract.report import print_extraction
     from extract.wanted import Wanted
 
+    if arguments.layer == ["list"]:
+        return _list_layers(arguments.backbone or [DEFAULT_BACKBONE], console)
     store = Path(arguments.output)
     if arguments.output.endswith(os.sep):
         store.mkdir(parents=True, exist_ok=True)
     else:
         store.parent.mkdir(parents=True, exist_ok=True)
-    images = open_images(arguments.images, arguments.name)
+    images = open_source(arguments.images, arguments.name)
     asked = {
         "test_fraction": arguments.test_fraction,
         "val_fraction": arguments.val_fraction,
@@ -261,6 +272,15 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     return {**vars(result), "skipped": skipped_json, "features": features_json}, 0
 
 
+def _list_layers(backbones: list[str], console: "Console") -> Result:
+    from extract.layers import layer_names
+
+    layers = {name: layer_names(name) for name in backbones}
+    for name, names in layers.items():
+        console.print(f"{name}: {', '.join(names)}")
+    return {"layers": layers}, 0
+
+
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `fit`."""
     from classify.artifact import refuse_overwrite, save_head
@@ -271,7 +291,9 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
 
     refuse_overwrite(Path(arguments.output))
     store = FeatureStore(arguments.store)
-    samples = store.load(arguments.split, dataset=arguments.dataset, features=arguments.features)
+    samples = store.load(
+        arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
+    )
     val = None
     if arguments.tune == "val":
         val = store.load("val", dataset=samples.dataset, spec=samples.spec)
@@ -298,7 +320,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         weights_file=weights_file,
     )
     n_train = len(samples.labelled())
-    print_training(console, training, n_train, str(output))
+    print_training(console, training, n_train, 1 + len(samples.others), str(output))
     return {
         "head": str(output),
         "kind": training.kind,
@@ -307,6 +329,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         "tuned_on": training.tuned_on,
         "candidates": [vars(candidate) for candidate in training.candidates],
         "n_train": n_train,
+        "views": 1 + len(samples.others),
         "seconds": round(training.seconds, 3),
         "notes": training.notes,
     }, 0
@@ -331,17 +354,13 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `predict`."""
     from classify.artifact import load_head
     from classify.report import print_predictions, write_csv
-    from data.images import PictureList, open_images
+    from data.images import Selection
     from data.terminal import ProgressDisplay, printable
+    from extract.datasets import open_source
     from extract.embed import embed, reopen
 
     head = load_head(Path(arguments.head))
-    places: list[tuple[str, str]] = []
-    for source in arguments.images:
-        images = open_images(source)
-        above = Path(source) if Path(source).is_dir() else Path(source).parent
-        places += [(str(above), path) for path in images.paths]
-    pictures = PictureList(places)
+    pictures = Selection([(source, open_source(source)) for source in arguments.images])
     hint = head.info["weights_file"]
     backbone, feature = reopen(
         head.info["request"],
@@ -378,10 +397,46 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
 
 def run_info(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `info`."""
-    from data.report import describe_store, print_info
+    from data.report import describe_store, is_store, print_info
 
-    result = describe_store(Path(arguments.store))
+    path = Path(arguments.source)
+    if not is_store(path):
+        return _info_of_pictures(arguments, console)
+    if arguments.sheet or arguments.quick:
+        from data.errors import StoreError
+
+        option = "--sheet" if arguments.sheet else "--quick"
+        raise StoreError(
+            f"{path} is a store, and {option} is for pictures: name the folder or manifest that lists them"
+        )
+    result = describe_store(path)
     print_info(console, result)
+    return result, 0
+
+
+def _info_of_pictures(arguments: argparse.Namespace, console: "Console") -> Result:
+    from data.terminal import ProgressDisplay, printable
+    from extract.datasets import open_source
+    from extract.gallery import refuse_other_file, write_sheets
+    from extract.statistics import describe
+    from extract.survey import survey
+    from extract.survey_report import print_survey
+
+    images = open_source(arguments.source)
+    sheet = Path(arguments.sheet or "")
+    if arguments.sheet:
+        refuse_other_file(sheet, images, Path(arguments.source))
+    with ProgressDisplay(console, "pictures") as display:
+        found = survey(images, quick=arguments.quick, on_progress=display.update)
+    result = describe(found)
+    print_survey(console, result)
+    if arguments.sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        with ProgressDisplay(console, "pages") as display:
+            pages = write_sheets(sheet, found, arguments.per_class, arguments.seed, display.update)
+        more = f" to {printable(str(pages[-1].path))}, {len(pages)} pages" if len(pages) > 1 else ""
+        console.print(f"wrote {printable(str(sheet))}{more}: samples of each class, whole and upright")
+        result["sheets"] = [{"path": str(page.path), "rows": page.rows} for page in pages]
     return result, 0
 
 
@@ -478,6 +533,26 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
     return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
+    return value
+
+
+def _per_class(text: str) -> int:
+    value = _positive(text)
+    if value > 100:  # a class's row would be higher than a page
+        raise argparse.ArgumentTypeError(f"must be 100 or less, got {value}")
+    return value
+
+
+def _png(text: str) -> str:
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
+    return text
 
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:

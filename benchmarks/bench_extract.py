@@ -12,6 +12,9 @@ penult
     `Extractor.run` into a store that does not exist: reading, hashing, decoding, forward, staging, publishing, with
     every flush to disk.
 
+img2vec, embetter
+    Packages `img2vec_pytorch` and `embetter` where they are installed, for the networks that they know: time alone.
+
 Building the network and loading its weights is in neither `loop` nor `penult` (it is the same work for both; the
 seconds are in `open_s`): the extractor is handed the open network. Opening the engine on it and whatever that
 compiles is part of `penult`; `engine_start_s` says how long it took with the first batch. The loop applies EXIF
@@ -29,6 +32,7 @@ which rows of other pictures would fail.
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import random
 import shutil
@@ -49,6 +53,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.peers import find_peers
 from benchmarks.timing import CheckFailed, finish, in_turn, medians, positive, real_data, say
 from data.errors import PenultError
 from data.images import ImageSet, open_images
@@ -217,19 +222,21 @@ def measure_network(name: str, images: ImageSet, engine_name: str, repeats: int,
         store = folder / f"{name.replace('/', '-')}-{len(extractions)}.h5"
         extractions.append((store, extract_into(store, images, name, weights, engine_name, backbone)))
 
-    seconds, results = in_turn(
-        {
-            "loop": lambda: usual_loop(own, files, spec),
-            "engine": lambda: engine_alone(engine, pixels),
-            "penult": penult,
-        },
-        repeats,
-    )
+    peers = {title: functools.partial(run, files) for title, run in find_peers(name).items()}
+    contestants = {
+        "loop": lambda: usual_loop(own, files, spec),
+        "engine": lambda: engine_alone(engine, pixels),
+        "penult": penult,
+    }
+    seconds, results = in_turn({**contestants, **peers}, repeats)
+    if bad_peers := [title for title in peers if len(results[title]) != len(files)]:
+        raise CheckFailed(f"{', '.join(bad_peers)} did not give one vector a picture: mend benchmarks/peers.py")
     found = [check(store, result, digests, results["loop"]) for store, result in extractions]
     typical = medians(seconds)
     return {
         "speedup": typical["loop"] / typical["penult"],
         "limit_fraction": typical["engine"] / typical["penult"],
+        "against_peers": {title: typical[title] / typical["penult"] for title in peers},
         "cosine_min": min(plain for plain, _ in found),
         "cosine_min_centred": min(centred for _, centred in found),
         "ms_per_image": {k: 1000 * v / len(files) for k, v in typical.items()},
@@ -259,6 +266,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"{name:22}{ms['loop']:8.1f}{ms['engine']:8.1f}{ms['penult']:8.1f}{n['speedup']:8.2f}x"
                 f"{n['limit_fraction']:10.1%}{n['cosine_min']:14.7f}"
             )
+            for title, ratio in n["against_peers"].items():
+                say(f"{'':22}{title} {ms[title]:.1f} ms, {ratio:.1f}x penult's")
         return {
             "networks": networks,
             "images": len(images),

@@ -117,6 +117,7 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
             "dataset": samples.dataset,
             "split": samples.split,
             "n": len(samples),
+            "views": 1 + len(samples.others),
             "identity": training_identity(samples),
         },
         "selection": {

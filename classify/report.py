@@ -18,7 +18,7 @@ _MATRIX_CLASSES = 12
 _WORST_CLASSES = 10
 
 
-def print_training(console: Console, training: Training, n_train: int, path: str) -> None:
+def print_training(console: Console, training: Training, n_train: int, views: int, path: str) -> None:
     """Print what was tried, what was chosen and where the head is."""
     if len(training.candidates) > 1:
         name = next(k for k, v in training.params.items() if len({str(c.params[k]) for c in training.candidates}) > 1)
@@ -36,8 +36,8 @@ def print_training(console: Console, training: Training, n_train: int, path: str
     score = f", cross-validated accuracy {training.cv_accuracy:.4f}" if training.cv_accuracy is not None else ""
     settings = ", ".join(f"{k} = {v}" for k, v in training.params.items())
     console.print(
-        f"{training.kind}{f' ({settings})' if settings else ''} trained on {n_train} pictures "
-        f"in {duration(training.seconds)}{score}",
+        f"{training.kind}{f' ({settings})' if settings else ''} trained on {n_train} pictures"
+        f"{f' in {views} views' if views > 1 else ''} in {duration(training.seconds)}{score}",
     )
     console.print(f"wrote {path}")
 

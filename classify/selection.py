@@ -116,7 +116,8 @@ def train(
     kind : str
         Key of `HEADS`.
     samples : Samples
-        The training pictures; those without a label are left out.
+        The training pictures, in every view that they come in; those without a label are left out. Held-out
+        pictures are measured in their first view alone.
     tune : str
         ``cv``: five stratified folds; ``val``: train on `samples` and choose on `val`; ``none``: the head's
         default parameters, with the folds only to measure them.
@@ -160,8 +161,9 @@ def train(
         best = min(
             range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i), default=0
         )
-        scaler = Scaler.fit(samples.X)
-        head = made[best]().fit(scaler.transform(samples.X), samples.y)
+        X, y = samples.training()
+        scaler = Scaler.fit(X)
+        head = made[best]().fit(scaler.transform(X), y)
     head.scale_ = scales[best] if scales else 1.0
     notes = [] if head.converged_ else [f"the solver of {kind} stopped before it had converged"]
     if len(grid) > 1 and best == len(grid) - 1:
@@ -220,9 +222,9 @@ def _held_out_scores(
     # candidates run beside each other, so BLAS must not start threads of its own for each
     with threadpool_limits(1, user_api="blas"):
         for outside in outsides:
-            rows = samples.X[outside.inside]
+            rows, y = samples.training(outside.inside)
             scaler = Scaler.fit(rows)
-            X, y, X_out = scaler.transform(rows), samples.y[outside.inside], scaler.transform(outside.X())
+            X, X_out = scaler.transform(rows), scaler.transform(outside.X())
             jobs = (delayed(_fit_and_score)(make(), X, y, X_out, n_classes) for make in made)
             for i, scores in enumerate(Parallel(n_jobs=threads, prefer="threads")(jobs)):
                 outputs[i].append(scores)

@@ -61,6 +61,10 @@ class EngineError(PenultError, RuntimeError):
     """An engine that cannot run a network, or whose outputs are not the reference's."""
 
 
+class ProjectionError(PenultError, ValueError):
+    """A projection that is unknown, or cannot be fitted, read or used on these features."""
+
+
 class HeadError(PenultError, ValueError):
     """A head that cannot be trained, read or used on these features."""
 

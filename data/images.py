@@ -1,46 +1,51 @@
-"""Image sets: which pictures there are, with their labels and splits. Opens no picture."""
+"""Image sets: which pictures there are, with their labels and splits, and how to read them. Decodes no picture."""
 
-import csv
 import dataclasses
 import os
-import stat
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import ImageSetError, MissingFile
-
-# What Pillow reads without plugins and people keep photographs in.
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico".split()  # noqa: SIM905
+from data.disks import CONTAINERS, disk_of, read_file, refuse_large
+from data.errors import ImageSetError, MissingFile, PenultError, first_line
+from data.folders import class_rows
+from data.listing import (
+    EXTENSIONS,
+    OBJECT,
+    SPLIT_NAMES,
+    Content,
+    Listing,
+    Row,
+    above,
+    extension,
+    is_address,
+    is_picture,
+    join,
 )
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-# Left behind by archivers; hidden files and folders are passed over as well.
-_NO_CLASS = frozenset({"__MACOSX", "@eaDir"})
+from data.manifests import MANIFESTS, manifest_rows
+from data.places import Locations, Place
+from data.shards import is_pattern, list_one, list_pattern, list_shards, shards_of
+
+__all__ = [
+    "EXTENSIONS",
+    "SPLIT_NAMES",
+    "UNLABELLED",
+    "Content",
+    "ImageSet",
+    "PictureList",
+    "Pictures",
+    "Selection",
+    "open_images",
+    "read_file",
+]
 
 UNLABELLED = -1
-# No picture file is larger than this.
-MAX_BYTES = 1 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class Content:
-    """A picture file as it was read: its bytes, their number, and the modification time in ns since 1970 or -1."""
-
-    data: bytes
-    size: int
-    mtime: int
+# Archives that cannot be read from the middle, or that Python cannot read.
+_PACKED = (".gz", ".tgz", ".bz2", ".tbz", ".tbz2", ".xz", ".txz", ".zst", ".7z", ".rar")
 
 
 class Pictures(Protocol):
@@ -52,7 +57,7 @@ class Pictures(Protocol):
         """Return how messages name picture `index`."""
 
     def read(self, index: int) -> Content:
-        """Return the file of picture `index`.
+        """Return the file of picture `index`. Threads may do so at once.
 
         Raises
         ------
@@ -65,14 +70,16 @@ class Pictures(Protocol):
 class ImageSet:
     """An ordered list of pictures with labels, classes and splits.
 
+    It can be pickled and read in another process: what is open is opened again there.
+
     Parameters
     ----------
     name : str
         What the store calls it.
-    root : Path
-        Absolute folder that `paths` are relative to.
+    root : str
+        What `paths` are relative to: an absolute folder or archive, an address, or the name of a Python data set.
     paths : list of str
-        One for each picture, with forward slashes; absolute where a manifest says so.
+        One for each picture, with forward slashes; absolute or an address where a manifest says so.
     targets : ndarray of shape (n,), int32
         Index into `classes`, or -1 where there is no label.
     splits : ndarray of shape (n,), str
@@ -80,35 +87,43 @@ class ImageSet:
     classes : list of str
         One list for all splits, sorted.
     sizes, mtimes : ndarray of shape (n,), int64
-        Bytes and nanoseconds since 1970 of each file when it was listed; -1 where it could not be found.
+        Bytes and nanoseconds since 1970 of each file when it was listed; -1 where that is not known.
     notes : tuple of str
-        What a user would want to know about how the folder was read.
+        What a user would want to know about how the source was read.
+    place : Place
+        What reads the pictures.
     """
 
     name: str
-    root: Path
+    root: str
     paths: list[str]
     targets: npt.NDArray[np.int32]
     splits: npt.NDArray[np.str_]
     classes: list[str]
     sizes: npt.NDArray[np.int64]
     mtimes: npt.NDArray[np.int64]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    place: Place
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def file(self, index: int) -> Path:
-        """Return the path of picture `index` as it can be opened."""
-        return self.root / self.paths[index]
+        """Return the path of picture `index` of a set of local files."""
+        return Path(self.title(index))
 
     def title(self, index: int) -> str:
         """Return how messages name picture `index`."""
-        return str(self.file(index))
+        return join(self.root, self.paths[index])
 
     def read(self, index: int) -> Content:
         """Return the file of picture `index`; see `Pictures`."""
-        return read_file(self.file(index))
+        listed = int(self.sizes[index])
+        refuse_large(listed)
+        content = self.place.read(self.paths[index])
+        if content.mtime < 0 and content.size == listed:  # clouds give the time with a listing, not with the file
+            return dataclasses.replace(content, mtime=int(self.mtimes[index]))
+        return content
 
 
 class PictureList:
@@ -118,59 +133,89 @@ class PictureList:
     ----------
     places : sequence of (str, str)
         Root and path of each picture.
+    named : mapping of str to callable, optional
+        What opens a root such as ``hf:digits``, by the word before the colon.
     """
 
-    def __init__(self, places: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self, places: Sequence[tuple[str, str]], named: Mapping[str, Callable[[str], ImageSet]] | None = None
+    ) -> None:
         self.places = places
+        self.named = named or {}
+        self._files = Locations()
+        self._opened: dict[str, Place] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.places)
 
     def title(self, index: int) -> str:
         """Return how messages name picture `index`."""
-        root, path = self.places[index]
-        return str(Path(root) / path)
+        return join(*self.places[index])
 
     def read(self, index: int) -> Content:
         """Return the file of picture `index`; see `Pictures`."""
-        return read_file(Path(self.title(index)))
+        root, path = self.places[index]
+        if root.startswith(OBJECT):
+            raise OSError(
+                f"it came from a Python object ({root.removeprefix(OBJECT)}), which only Python can open again"
+            )
+        opener = None if is_address(root) else self.named.get(root.partition(":")[0])
+        if opener is None:
+            return self._files.read(join(root, path))
+        with self._lock:  # opened once
+            if root not in self._opened:
+                try:
+                    self._opened[root] = opener(root).place
+                except PenultError as error:
+                    raise OSError(str(error)) from None
+            place = self._opened[root]
+        return place.read(path)
 
 
-def read_file(path: Path) -> Content:
-    """Read a regular file.
-
-    Raises
-    ------
-    OSError, ValueError
-        If it cannot be read.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError("it is no regular file")
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_size > MAX_BYTES:
-            raise OSError(f"it has {status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
-        return Content(file.read(), status.st_size, status.st_mtime_ns)
-
-
-@dataclasses.dataclass
-class _Row:
-    path: str
-    label: str | None
-    split: str
-    size: int
-    mtime: int
-
-
-def open_images(source: str | os.PathLike[str], name: str | None = None) -> ImageSet:
-    """List the pictures of a folder, a CSV manifest or a single file.
+class Selection:
+    """Pictures of several image sets, one set after another, titled as the user named the sources.
 
     Parameters
     ----------
-    source : path
+    sets : sequence of (str, ImageSet)
+        Each source as it was named, and what it was opened as.
+    """
+
+    def __init__(self, sets: Sequence[tuple[str, ImageSet]]) -> None:
+        self.sets = [images for _, images in sets]
+        self.roots = [_as_named(source, images.root) for source, images in sets]
+        self._starts = np.cumsum([0, *(len(images) for images in self.sets)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def title(self, index: int) -> str:
+        """Return how messages name picture `index`."""
+        which, i = self._find(index)
+        return join(self.roots[which], self.sets[which].paths[i])
+
+    def read(self, index: int) -> Content:
+        """Return the file of picture `index`; see `Pictures`."""
+        which, i = self._find(index)
+        return self.sets[which].read(i)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        which = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return which, index - int(self._starts[which])
+
+
+def open_images(source: Any, name: str | None = None) -> ImageSet:
+    """List the pictures of a source.
+
+    Parameters
+    ----------
+    source : path, address or object
         A folder with one folder for each class, with or without ``train/ val/ test/`` above them; a folder of
-        unlabelled pictures; a CSV file with the columns ``path,label[,split]`` (paths relative to the file);
-        or one picture.
+        unlabelled pictures; a manifest (CSV, JSON lines, Parquet) with ``path,label[,split]``; a Parquet file that
+        holds the pictures; a zip or tar of such a folder; WebDataset shards as a folder or a pattern
+        (``train-{0000..0009}.tar``, ``*.tar``); one picture; any of these at an fsspec address (``s3://`` and the
+        like); or a data set object (see `data.objects.list_objects`).
     name : str, optional
         The name of the set; by default the last part of `source`.
 
@@ -183,29 +228,29 @@ def open_images(source: str | os.PathLike[str], name: str | None = None) -> Imag
     MissingFile
         If `source` does not exist.
     ImageSetError
-        If it holds no pictures or the manifest is malformed.
+        If it holds no pictures or is malformed.
+    MissingDependency
+        If this kind of source needs a package that is not installed.
     """
-    path = Path(source)
-    if not path.exists():
-        raise MissingFile(f"{path} does not exist: name a folder of pictures or a CSV manifest")
-    absolute = Path(os.path.abspath(path))
-    notes: list[str] = []
-    if path.is_dir():
-        root = absolute
-        rows = list(_folder_rows(root, notes))
-        hint = f"pictures end in {', '.join(sorted(EXTENSIONS)[:6])} and the like"
-    elif path.suffix.lower() == ".csv":
-        root = absolute.parent
-        rows = list(_csv_rows(absolute))
-        hint = "the manifest has no rows"
-    elif path.suffix.lower() in EXTENSIONS:
-        root = absolute.parent
-        rows = [_Row(absolute.name, None, "", *_stat(absolute))]
-        hint = ""
-    else:
-        raise ImageSetError(f"{path} is neither a folder, a .csv manifest nor a picture: name one of these")
-    if not rows:
-        raise ImageSetError(f"{path} holds no pictures ({hint}): name the folder above the class folders")
+    if not isinstance(source, str | os.PathLike):
+        from data.objects import list_objects  # which needs Pillow
+
+        return make_set(*list_objects(source), name)
+    text = os.fspath(source).removeprefix("file://")
+    try:
+        listing = _list(text)
+    except PenultError:
+        raise
+    except OSError as error:
+        if not is_address(text):
+            raise
+        raise ImageSetError(f"{text} cannot be read ({first_line(error)}): check address and credentials") from None
+    return make_set(listing, Locations(listing.root, listing.readers), name)
+
+
+def make_set(listing: Listing, place: Place, name: str | None = None) -> ImageSet:
+    """Return an image set of listed pictures."""
+    rows, notes = listing.rows, listing.notes
     classes = sorted({row.label for row in rows if row.label is not None})
     index = {label: i for i, label in enumerate(classes)}
     targets = [UNLABELLED if row.label is None else index[row.label] for row in rows]
@@ -213,8 +258,8 @@ def open_images(source: str | os.PathLike[str], name: str | None = None) -> Imag
     if classes and loose:
         notes.append(f"{loose} pictures have no label: they lie outside the class folders or their label is empty")
     return ImageSet(
-        name=_checked_name(name) if name else _default_name(absolute),
-        root=root,
+        name=_checked_name(name) if name else _printable(listing.name),
+        root=listing.root,
         paths=[row.path for row in rows],
         targets=np.array(targets, dtype=np.int32),
         splits=np.array([row.split for row in rows], dtype=np.str_),
@@ -222,83 +267,67 @@ def open_images(source: str | os.PathLike[str], name: str | None = None) -> Imag
         sizes=np.array([row.size for row in rows], dtype=np.int64),
         mtimes=np.array([row.mtime for row in rows], dtype=np.int64),
         notes=tuple(notes),
+        place=place,
     )
 
 
-def _folder_rows(root: Path, notes: list[str]) -> Iterator[_Row]:
-    top = [name for name in sorted(os.listdir(root)) if _visible(name)]
-    folders = [name for name in top if (root / name).is_dir()]
-    # `train` may also be a class of vehicles: a split folder holds folders, or is not the only kind around.
-    splits = [f for f in folders if f.lower() in SPLIT_NAMES]
-    if splits and (len(splits) == len(folders) or any(_has_folders(root / f) for f in splits)):
-        doubled = {SPLIT_NAMES[f.lower()] for f in splits}
-        if len(doubled) < len(splits):
-            raise ImageSetError(
-                f"{root} has several folders for one split ({', '.join(splits)}): keep one name for each"
-            )
-        others = [f for f in folders if f not in splits and any(_files(root / f, f))]
-        if others:
-            notes.append(f"passed over, beside the split folders: {', '.join(others)}")
-        for folder in splits:
-            yield from _class_rows(root / folder, f"{folder}/", SPLIT_NAMES[folder.lower()])
+def _list(text: str) -> Listing:
+    location = text.rstrip("/") if is_address(text) else os.path.abspath(text)
+    disk = disk_of(location)
+    # a web server has no folders; a page of links is one where the user says so
+    kind = "folder" if text.endswith("/") and text.startswith(("http://", "https://")) else disk.kind(location)
+    if not kind:
+        if is_pattern(text):
+            return list_pattern(location)
+        raise MissingFile(f"{text} does not exist: name a folder of pictures, a manifest, an archive or a picture")
+    base = os.path.basename(location)
+    name, ending = os.path.splitext(base)[0], extension(base)
+    if kind == "folder":
+        listing = _folder(location, base)
+        hint = f"pictures end in {', '.join(sorted(EXTENSIONS)[:6])} and the like"
+    elif ending in MANIFESTS:
+        listing = Listing(above(location), manifest_rows(location, ending), name)
+        hint = "the manifest has no rows"
+    elif ending in CONTAINERS:
+        listing = list_one(location, name)
+        hint = "the file has no rows" if ending == ".parquet" else "the archive holds no file that is named like one"
+    elif is_picture(base):
+        listing = Listing(above(location), [Row(base, None, "", *disk.stats([location])[0])], base)
+        hint = ""
+    elif ending in _PACKED:
+        raise ImageSetError(
+            f"{text} is compressed, so its pictures cannot be read in place: unpack it, or decompress it to a .tar"
+        )
     else:
-        yield from _class_rows(root, "", "")
+        raise ImageSetError(
+            f"{text} is neither a folder, a .csv manifest nor a picture, nor another source that Penult knows "
+            f"({', '.join(sorted({*MANIFESTS, *CONTAINERS} - {'.csv'}))}): name one of these"
+        )
+    if not listing.rows:
+        raise ImageSetError(f"{text} holds no pictures ({hint}): name the folder above the class folders")
+    return listing
 
 
-def _class_rows(folder: Path, prefix: str, split: str) -> Iterator[_Row]:
-    for name in sorted(os.listdir(folder)):
-        if not _visible(name):
-            continue
-        if (folder / name).is_dir():
-            for path, size, mtime in _files(folder / name, prefix + name):
-                yield _Row(path, name, split, size, mtime)
-        elif os.path.splitext(name)[1].lower() in EXTENSIONS:
-            yield _Row(prefix + name, None, split, *_stat(folder / name))
+def _folder(location: str, name: str) -> Listing:
+    tree = disk_of(location).tree(location)
+    shards = shards_of(location, tree)
+    if shards:
+        return list_shards(shards, location, name)
+    notes: list[str] = []
+    rows = class_rows(tree, location, notes)
+    if tree.containers:
+        some = ", ".join(sorted(tree.containers)[:3]) + (", ..." if len(tree.containers) > 3 else "")
+        notes.append(f"passed over, beside the pictures: {some}")
+    return Listing(location, rows, name, notes)
 
 
-def _files(
-    folder: Path, prefix: str, above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[tuple[str, int, int]]:
-    """Yield path, size and mtime of every picture below `folder`, sorted; links to a folder above are cut."""
-    here = os.stat(folder)
-    if (here.st_dev, here.st_ino) in above:
-        return
-    above = above | {(here.st_dev, here.st_ino)}
-    with os.scandir(folder) as entries:
-        ordered = sorted((e for e in entries if _visible(e.name)), key=lambda e: e.name)
-    for entry in ordered:
-        path = f"{prefix}/{entry.name}"
-        if entry.is_dir():
-            yield from _files(Path(entry.path), path, above)
-        elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-            try:
-                status = entry.stat()
-                yield path, status.st_size, status.st_mtime_ns
-            except OSError:  # a dangling link: the reader lists it with its reason
-                yield path, -1, -1
-
-
-def _csv_rows(manifest: Path) -> Iterator[_Row]:
-    try:
-        with open(manifest, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = [(c or "").strip().lower() for c in reader.fieldnames or []]
-            if "path" not in columns:
-                raise ImageSetError(
-                    f"{manifest} has the columns {', '.join(columns) or '(none)'}: "
-                    "its first line must name path,label and perhaps split"
-                )
-            reader.fieldnames = columns
-            for row in reader:
-                path = (row["path"] or "").strip()
-                if not path:
-                    raise ImageSetError(f"{manifest}, line {reader.line_num}: the path is empty")
-                label = (row.get("label") or "").strip() or None
-                split = (row.get("split") or "").strip()
-                path = path.replace("\\", "/") if os.sep == "\\" else path
-                yield _Row(path, label, SPLIT_NAMES.get(split.lower(), split), *_stat(manifest.parent / path))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ImageSetError(f"{manifest} is no CSV file in UTF-8 ({error}): save it as one") from None
+def _as_named(source: str, root: str) -> str:
+    """Return the beginning of `source` that stands for `root`, as a user would recognise it."""
+    if not is_address(root):
+        for place in (Path(source), *Path(source).parents):
+            if os.path.abspath(place) == root:
+                return str(place)
+    return root
 
 
 def _checked_name(name: str) -> str:
@@ -308,23 +337,5 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _default_name(path: Path) -> str:
-    name = path.stem if path.suffix.lower() == ".csv" else path.name
+def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else "_" for c in name) or "images"
-
-
-def _stat(path: Path) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):  # the latter of a zero byte in a manifest's path
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
-
-
-def _visible(name: str) -> bool:
-    return not name.startswith(".") and name not in _NO_CLASS
-
-
-def _has_folders(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.is_dir() and _visible(entry.name) for entry in entries)

@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -288,7 +289,8 @@ def block_image(features: dict[str, Any], view: View) -> bytes:
 
     The disk then sees one ordinary write, whose failure is an ordinary error.
     """
-    with h5py.File("block", "w", driver="core", backing_store=False, libver=_LIBVER) as file:
+    name = f"block-{threading.get_ident()}"  # HDF5 knows files by name, those in memory too: one for each thread
+    with h5py.File(name, "w", driver="core", backing_store=False, libver=_LIBVER) as file:
         file.attrs["penult_format"] = FORMAT_VERSION
         write_features(file, **features)
         write_view(file, view)

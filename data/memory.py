@@ -61,7 +61,7 @@ def recall(path: Path, fingerprints: Iterable[str], images: ImageSet, *, rehash:
             known.update(store.digests(fingerprint).tolist())
         views = [*store.views().values(), *views]
     for view in views:
-        if view.name == images.name and view.root == str(images.root) and not rehash:
+        if view.name == images.name and view.root == images.root and not rehash:
             files = zip(view.sizes.tolist(), view.mtimes.tolist(), view.digests.tolist(), strict=True)
             memory.files.update(zip(view.paths, files, strict=True))
             memory.failures.update({s.path: s for s in view.skipped})

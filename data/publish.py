@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from data.errors import FingerprintMismatch, StoreError
 from data.layout import Part, Vectors, create, write_features
+from data.listing import OBJECT
 from data.spec import FeatureSpec
 from data.staging import atomic_file, clear_blocks, disk_full_hint, publish_lock, staged_blocks, sweep, temporaries
 from data.store import FeatureStore
@@ -102,7 +103,9 @@ def refuse_stranger(path: Path, held: View | None, view: View) -> None:
     StoreError
         With `--name` as the next step, if not even half of the smaller set is in the other.
     """
-    if held is None or held.root == view.root or not len(held.digests) or not len(view.digests):
+    if held is None or not len(held.digests) or not len(view.digests):
+        return
+    if held.root == view.root and not view.root.startswith(OBJECT):  # two objects may have one name
         return
     mine, theirs = set(view.digests.tolist()), set(held.digests.tolist())
     shared = len(mine & theirs)

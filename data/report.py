@@ -17,6 +17,20 @@ from data.views import View
 if TYPE_CHECKING:
     from rich.console import Console
 
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def is_store(path: Path) -> bool:
+    """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, or blocks of one."""
+    if path.is_dir():
+        return any(path.glob("*.h5")) or bool(staged_blocks(path))
+    if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
+        return True
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_HDF5)) == _HDF5
+
 
 def describe_store(path: Path) -> dict[str, Any]:
     """Return what `info --json` prints of a store.
@@ -36,6 +50,7 @@ def describe_store(path: Path) -> dict[str, Any]:
         "features": [
             {
                 "fingerprint": fingerprint,
+                "title": item.spec.title,
                 "spec": json.loads(item.spec.canonical_json()),
                 "rows": item.rows,
                 "dim": item.dim,
@@ -103,7 +118,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
         crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
         table.add_row(
             spec["backbone"],
-            spec["layer"],
+            f["title"].removeprefix(f"{spec['backbone']}/"),
             crop,
             str(f["dim"]),
             f["dtype"],

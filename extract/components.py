@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import MissingFile
-from data.images import ImageSet, PictureList
+from data.errors import MissingFile, ProjectionError
+from data.images import Content, ImageSet
 from extract.backbones import Backbone
 from extract.embed import embed
 from extract.networks import Feature
-from extract.projection import Pca, fit_pca, load_pca, parse_projection, save_pca
+from extract.projection import Pca, fit_pca, load_pca, save_pca
 
 # Rows that decide the components: several for each direction, from the training split where there is one.
 _LEAST_ROWS, _ROWS_PER_DIMENSION = 2048, 4
@@ -43,16 +43,36 @@ def fit_components(store: Path, images: ImageSet, backbone: Backbone, projection
 
     Raises
     ------
-    SpecError
+    ProjectionError
         If there are too few pictures for so many components.
     """
-    dim = parse_projection(projection).dim
+    kind, _, number = projection.partition(":")
+    if kind != "pca" or not number.isdigit():
+        raise ProjectionError(f"no projection {projection!r}: use random:DIM, random:DIM:SEED, pca:DIM or a file")
+    dim = int(number)
     splits = images.splits.tolist()
     train = [i for i, split in enumerate(splits) if split == "train"] or list(range(len(images)))
     rows = max(_LEAST_ROWS, _ROWS_PER_DIMENSION * dim)
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:rows]).tolist()
-    sample = PictureList([(str(images.root), images.paths[train[i]]) for i in chosen])
+    sample = _Some(images, [train[i] for i in chosen])
     vectors = embed(sample, backbone, Feature(backbone.spec, {}), device=device).vectors
     pca = fit_pca(vectors, dim)
-    save_pca(components_file(store, pca.name), pca)
+    save_pca(components_file(store, pca.projection), pca)
     return pca
+
+
+class _Some:
+    """Some pictures of an image set."""
+
+    def __init__(self, images: ImageSet, rows: list[int]) -> None:
+        self._images = images
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def title(self, index: int) -> str:
+        return self._images.title(self._rows[index])
+
+    def read(self, index: int) -> Content:
+        return self._images.read(self._rows[index])

@@ -28,6 +28,8 @@ MAX_PIXELS = 178_956_970
 # Pillow goes by content, whatever the name: none of its formats that run another program (EPS), or stubs of others.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "JPEG2000", "ICO", "AVIF", "HEIF")
 _ORIENTATION_TAG = 0x0112
+# In fewer pixels, roundings of different scales to the same size could not be told apart.
+_LEAST_DRAFT = 8
 
 
 class UndecodableError(ValueError):
@@ -42,7 +44,7 @@ def pillow_settings() -> Iterator[None]:
     """
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
-    _plugins()
+    _formats()  # plugins are loaded once, before there are threads
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -62,7 +64,7 @@ def decode(content: bytes, *, alpha: bool = False, shorter: int = 0) -> Pixels:
         Add the opacity as a fourth channel; the colours are laid over white all the same.
     shorter : int
         A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as its shorter side keeps this many pixels;
-        0 decodes at full size.
+        less than 8 decodes at full size.
 
     Returns
     -------
@@ -99,15 +101,11 @@ def decode(content: bytes, *, alpha: bool = False, shorter: int = 0) -> Pixels:
 
 
 @functools.cache
-def _plugins() -> None:
-    """Let Pillow read HEIC where the plugin is installed."""
+def _formats() -> tuple[str, ...]:
+    """Return the formats that Pillow is let read, HEIC among them where its plugin is installed."""
+    Image.init()
     if importlib.util.find_spec("pillow_heif") is not None:
         importlib.import_module("pillow_heif").register_heif_opener()
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
@@ -120,18 +118,24 @@ def _jpeg(image: Image.Image, content: bytes, shorter: int) -> Pixels | None:
     """Decode an ordinary JPEG by simplejpeg, bit for bit as Pillow does it; None where Pillow is to do it."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
-    least = (0, 0)
-    if shorter and min(image.size) > shorter:
-        scale = shorter / min(image.size)
-        least = (int(np.ceil(image.height * scale)), int(np.ceil(image.width * scale)))
+    (width, height), scale = image.size, _scale(image.size, shorter)
     decoder = _simplejpeg()
     if decoder is not None:
+        # it would take 3/8, say, which Pillow does not offer, unless exactly 1/2, 1/4 or 1/8 is asked for
+        least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}
         with contextlib.suppress(ValueError):  # Pillow knows a better reason, or a way
-            pixels: Pixels = decoder.decode_jpeg(content, "RGB", min_height=least[0], min_width=least[1])
+            pixels: Pixels = decoder.decode_jpeg(content, "RGB", **least)
             return pixels
-    if shorter:
-        image.draft("RGB", (least[1], least[0]))
+    if scale > 1:
+        image.draft("RGB", (width // scale, height // scale))
     return None
+
+
+def _scale(size: tuple[int, int], shorter: int) -> int:
+    """Return what both sides may be divided by so that at least `shorter` pixels are left."""
+    if shorter < _LEAST_DRAFT:
+        return 1
+    return next((s for s in (8, 4, 2) if min(size) // s >= shorter), 1)
 
 
 def _orientation(image: Image.Image) -> int:

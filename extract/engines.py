@@ -17,15 +17,15 @@ import numpy.typing as npt
 import torch
 
 from data.errors import BackboneError, EngineError, MissingDependency, first_line
+from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.flow import available_cores
 from extract.networks import Setup
+from extract.tracing import HookedCut
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 
-# Least cosine between an engine's output and the reference's for one picture: relative deviations up to 1.4%.
-COSINE = 0.9999
 # Pictures in a batch. On a CPU larger ones fall out of the caches; a GPU needs many to be busy.
 _BATCH = {"cpu": 4, "mps": 64, "cuda": 128}
 # More lanes than this gain nothing on pictures of usual size, and each holds a batch's activations.
@@ -125,6 +125,8 @@ class TorchEngine:
         self.notes: list[str] = []
         # on a GPU the second batch is copied while the first is computed
         self.lanes, self._threads = share_cores(self.setup.cores) if kind == "cpu" else (2, 1)
+        if isinstance(self.backbone.network, HookedCut):  # which keeps the outputs of one pass in itself
+            self.lanes, self._threads = 1, self.setup.cores or available_cores()
         self.clock: Callable[[], float] = time.perf_counter
         if kind == "cpu":
             self.clock = lambda: self._threads * time.thread_time()
@@ -246,9 +248,14 @@ def open_engine(backbone: Backbone, setup: Setup, sample: Pixels) -> Engine:
 
 
 def agreement(ours: Outputs, theirs: Outputs) -> float:
-    """Return the least cosine between the rows of two engines' outputs; rows that are NaN or zero in both agree."""
+    """Return the least cosine between the rows of two engines' outputs; rows that are NaN or zero in both agree.
+
+    Outputs of different shapes have nothing in common: -1.
+    """
     least = 1.0
     for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            return -1.0
         x, y = a.astype(np.float64), b.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             cosine = (x * y).sum(axis=1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))

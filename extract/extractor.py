@@ -157,7 +157,7 @@ class Extractor:
             seconds=round(seconds, 3),
             images_per_second=round(len(self.images) / seconds, 1),
             stage_seconds={k: round(v, 3) for k, v in run.tally.seconds.items()},
-            limit=run.limit(seconds),
+            limit=run.limit(),
             published=published,
             splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
             notes=[*self.images.notes, *run.tally.notes, *oddities(view, old_view)],
@@ -170,6 +170,8 @@ class _Crew(Protocol):
     """Who computes: a `Pass` in this process, or `extract.cluster.Cluster`."""
 
     tally: Tally
+    cores: int
+    readers: int
 
     @property
     def processes(self) -> int:
@@ -201,12 +203,13 @@ class _Run:
         self.fingerprints = [f.spec.fingerprint for target in self.targets for f in target.features]
         self.memory = recall(job.store, self.fingerprints, job.images, rehash=job.rehash)
         self.tally = Tally()
-        self.processes = self.done = 0
+        self.processes = self.cores = self.readers = self.done = 0
         self.digests = np.zeros(len(job.images), dtype="S64")
         self.sizes = job.images.sizes.copy()
         self.mtimes = job.images.mtimes.copy()
         self.reasons: dict[int, str] = {}
         self._given: set[bytes] = set()
+        self._pending: set[bytes] = set()  # contents to be read, as far as they are known; empty for others
         self._known = [[self.memory.digests[f.spec.fingerprint] for f in target.features] for target in self.targets]
 
     @property
@@ -219,6 +222,10 @@ class _Run:
         job = self.job
         indices = list(self._look_up())
         self._report()
+        for target, known in zip(self.targets, self._known, strict=True):
+            lacking = [i for i, rows in enumerate(known) if not self._pending <= rows]
+            if 0 < len(lacking) < len(known):
+                target.compute_only(lacking)
         if indices:
             self._compute(indices)
         for i in range(len(self.digests)):
@@ -242,12 +249,12 @@ class _Run:
                 crew.flush()
                 raise
             finally:
-                self.processes = crew.processes
+                self.processes, self.cores, self.readers = crew.processes, crew.cores, crew.readers
 
     def _crew(self) -> _Crew:
         job = self.job
         if not job.ray:
-            return Pass(self.targets, self._known, self.plan.readers)
+            return Pass(self.targets, self._known, self.plan.readers, available_cores())
         from extract.cluster import Cluster  # Ray is optional
 
         return Cluster(
@@ -280,7 +287,7 @@ class _Run:
             return stored_components(job.store, known[0].spec.projection)
         return fit_components(job.store, job.images, backbone, wanted.projection, job.setup.device)
 
-    def limit(self, wall: float) -> str:
+    def limit(self) -> str:
         """Say which stage was the limit; empty if nothing was computed."""
         if not self.tally.engines:
             return ""
@@ -289,9 +296,9 @@ class _Run:
             self.tally.seconds,
             on_cpu=engine.endswith("/cpu"),
             engine=engine,
-            workers=self.plan.readers,
-            cores=available_cores(),
-            wall=wall,
+            workers=self.readers,
+            cores=self.cores,
+            wall=self.tally.wall,
         )
 
     def view(self, old: View | None) -> View:
@@ -335,6 +342,8 @@ class _Run:
                 self._skip(i, failure.reason)
                 self.done += 1
             else:
+                as_it_was = mtime >= 0 and remembered is not None and remembered[:2] == (size, mtime)
+                self._pending.add(remembered[2] if remembered and as_it_was else b"")
                 yield i
 
     def _settle(self, outcome: Outcome) -> None:

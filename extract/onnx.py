@@ -54,11 +54,24 @@ class OnnxEngine:
         self.lanes = lanes
         self.notes: list[str] = []
         self.clock = lambda: threads * time.thread_time()
+        self._title = backbone.spec.title
         self._session = _session(backbone, threads)
 
     def forward(self, pixels: Pixels) -> tuple[Any, ...]:
-        """Return each output, (B, dim) float32, for pictures (B, H, W, C) uint8."""
-        return tuple(self._session.run(None, {"pixels": np.ascontiguousarray(pixels)}))
+        """Return each output, (B, dim) float32, for pictures (B, H, W, C) uint8.
+
+        Raises
+        ------
+        EngineError
+            If the graph fails on them.
+        """
+        try:
+            return tuple(self._session.run(None, {"pixels": np.ascontiguousarray(pixels)}))
+        except Exception as error:  # the runtime's errors have no common class but this one
+            raise EngineError(
+                f"ONNX Runtime failed on {len(pixels)} pictures in {self._title} ({first_line(error)}): "
+                "use --engine torch"
+            ) from error
 
 
 def cache_folder() -> Path:
@@ -98,7 +111,7 @@ def _session(backbone: Backbone, threads: int) -> Any:
     options.log_severity_level = 3  # errors; warnings are of graph optimisations
     # threads that spin while they wait would take the cores from decoding
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = cache_folder() / "onnx" / f"{_key(backbone)}.onnx"
+    path = cache_folder() / "onnx" / f"{_key(backbone)}.graph"
     for graph in _graphs(backbone, path):
         try:
             return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -108,13 +121,19 @@ def _session(backbone: Backbone, threads: int) -> Any:
 
 
 def _graphs(backbone: Backbone, path: Path) -> Iterator[bytes]:
-    """Yield the graph from the cache, if there, and, should that not do, a new one, which then is in the cache."""
+    """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache.
+
+    A cached file is the graph behind its SHA-256.
+    """
     with contextlib.suppress(OSError):
-        yield path.read_bytes()
+        content = path.read_bytes()
+        digest, graph = content[:32], content[32:]
+        if hashlib.sha256(graph).digest() == digest:
+            yield graph
     graph = _export(backbone)
     with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run exports again
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, graph)
+        write_atomically(path, hashlib.sha256(graph).digest() + graph)
     yield graph
 
 
@@ -132,7 +151,7 @@ def _export(backbone: Backbone) -> bytes:
     file: Any = io.BytesIO()
     network = backbone.network.to("cpu")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_exporter():
             warnings.simplefilter("ignore")  # of the exporter's age, and of shapes that are constant on purpose
             torch.onnx.export(
                 _Exported(dataclasses.replace(backbone, network=network)).eval(),
@@ -149,3 +168,23 @@ def _export(backbone: Backbone) -> bytes:
             f"{spec.title} cannot be exported to ONNX ({first_line(error)}): use --engine torch"
         ) from None
     return cast(bytes, file.getvalue())
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep what the exporter prints before it fails, the whole graph, out of standard output, where --json may write.
+
+    It does so from C++, so the file descriptor itself looks elsewhere meanwhile.
+    """
+    try:
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # a process without standard output
+        yield
+        return
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

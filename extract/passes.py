@@ -4,6 +4,7 @@ An extraction makes one in its own process; each worker of a cluster makes one o
 """
 
 import dataclasses
+import time
 from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,8 @@ class Tally:
         Contents for which a network gives NaN or infinity.
     notes : list of str
         What the user should know, each once.
+    wall : float
+        Seconds that processes took from their first picture to their last, summed.
     """
 
     seconds: dict[str, float] = dataclasses.field(
@@ -69,11 +72,13 @@ class Tally:
     engines: dict[int, str] = dataclasses.field(default_factory=dict)
     not_finite: set[bytes] = dataclasses.field(default_factory=set)
     notes: list[str] = dataclasses.field(default_factory=list)
+    wall: float = 0.0
 
     def add(self, other: "Tally") -> None:
         """Add what another pass did."""
         for stage, seconds in other.seconds.items():
             self.seconds[stage] += seconds
+        self.wall += other.wall
         self.engines.update(other.engines)
         self.not_finite |= other.not_finite
         self.notes += [note for note in other.notes if note not in self.notes]
@@ -90,6 +95,8 @@ class Pass:
         Contents that need not be computed, for each feature of each network.
     readers : int
         Threads that read and decode.
+    cores : int
+        What the process computes on.
 
     Attributes
     ----------
@@ -99,11 +106,12 @@ class Pass:
 
     processes = 1
 
-    def __init__(self, targets: Sequence[Target], known: Known, readers: int) -> None:
+    def __init__(self, targets: Sequence[Target], known: Known, readers: int, cores: int) -> None:
         self.targets = targets
+        self.cores = cores
+        self.readers = readers
         self.tally = Tally()
         self._known = known
-        self._readers = readers
         # what a network has been given in this pass: from then on a copy of it is reused
         self._given: list[set[bytes]] = [set() for _ in targets]
         self._images: ImageSet | None = None
@@ -113,14 +121,14 @@ class Pass:
         """Yield what became of each picture, in order; when all have come, every row is on the disk."""
         self._images, self._scanned = images, []
         networks = [target.network for target in self.targets]
+        began = time.perf_counter()
         with decoding():
-            for item in flow(
-                images, indices, networks, lacking=self._lacking, start=self._start, workers=self._readers
-            ):
+            for item in flow(images, indices, networks, lacking=self._lacking, start=self._start, workers=self.readers):
                 if isinstance(item, Batch):
                     self._take(item)
                 else:
                     yield self._settle(item)
+        self.tally.wall += time.perf_counter() - began
         self.flush()
 
     def flush(self) -> None:
@@ -173,9 +181,10 @@ class Pass:
         digests = [picture.digest for picture in batch.pictures]
         bad = {digest for digest, good in zip(digests, finite.tolist(), strict=True) if not good}
         self.tally.not_finite |= bad
-        for vectors, writer, known in zip(batch.vectors, target.writers, self._known[batch.network], strict=True):
+        for i, vectors in zip(target.lacking, batch.vectors, strict=True):
+            known = self._known[batch.network][i]
             keep = [row for row, digest in enumerate(digests) if digest not in known and digest not in bad]
-            writer.add([digests[row] for row in keep], vectors[keep])
+            target.writers[i].add([digests[row] for row in keep], vectors[keep])
         if any(writer.due for writer in target.writers):
             self._stage()
 
@@ -232,7 +241,7 @@ def make_view(
     chosen: Any = [indices[row] for row in good]
     return View(
         name=images.name,
-        root=str(images.root),
+        root=images.root,
         classes=images.classes,
         paths=[images.paths[index] for index in chosen],
         digests=digests[good],

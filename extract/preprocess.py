@@ -70,7 +70,7 @@ def single_views(view: str) -> list[str]:
     views = view.removeprefix("mean(").removesuffix(")").split(",") if view.startswith("mean(") else [view]
     for name in views:
         kind, *numbers = name.split(":")
-        known = len(numbers) == 2 and all(n.isdigit() for n in numbers) if kind == "random" else not numbers
+        known = len(numbers) == 2 and all(n.isdecimal() for n in numbers) if kind == "random" else not numbers
         if not known or kind not in ("center", "flip", "random", *CORNERS):
             raise SpecError(f"no view {name!r}: use center, flip, {', '.join(CORNERS)} or random:SEED:NUMBER")
     return views
@@ -89,8 +89,9 @@ def expand_views(names: list[str]) -> list[str]:
         kind, *numbers = name.split(":")
         if name == "five-crop":
             views += ["center", *CORNERS]
-        elif kind == "random" and 1 <= len(numbers) <= 2 and all(n.isdigit() for n in numbers):
-            views += [f"random:{numbers[1] if len(numbers) == 2 else 0}:{k}" for k in range(int(numbers[0]))]
+        elif kind == "random" and 1 <= len(numbers) <= 2 and all(n.isdecimal() for n in numbers) and int(numbers[0]):
+            count, seed = int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
+            views += [f"random:{seed}:{k}" for k in range(count)]
         elif name in ("center", "flip", *CORNERS):
             views.append(name)
         else:
@@ -161,9 +162,7 @@ def _by_pillow(
 def _by_torch(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
     import torch
 
-    if (
-        torch.get_num_threads() != 1
-    ):  # of this thread: pictures are decoded beside each other; `extract.flow` puts it back
+    if torch.get_num_threads() != 1:  # pictures are decoded beside each other; `extract.flow` puts it back
         torch.set_num_threads(1)
     if not pixels.flags.writeable:  # torch warns of memory that it could write to; nothing here does
         pixels = pixels.copy()

@@ -82,8 +82,8 @@ class Extraction:
 def name_limit(seconds: dict[str, float], *, on_cpu: bool, engine: str, workers: int, cores: int, wall: float) -> str:
     """Say which stage took most of the work, and what would make it less.
 
-    On a CPU all stages share the cores, so the stage with the most work is the limit. Beside a GPU the stages run on
-    their own, so it is the one that was busy for most of the time.
+    On a CPU all stages share the cores, so the stage with the most work is the limit, and reading is one as far as it
+    left cores idle. Beside a GPU the stages run on their own, so it is the one that was busy for most of the time.
 
     Parameters
     ----------
@@ -96,10 +96,13 @@ def name_limit(seconds: dict[str, float], *, on_cpu: bool, engine: str, workers:
     workers, cores : int
         Reading threads, and cores.
     wall : float
-        Seconds that the run took.
+        Seconds from the first picture to the last.
     """
     busy = dict(seconds)
-    if not on_cpu and wall > 0:
+    if on_cpu:
+        idle = cores * wall - seconds["decode"] - seconds["forward"]
+        busy["read"] = max(0.0, min(seconds["read"], idle))
+    else:
         busy = {"read": seconds["read"] / workers, "decode": seconds["decode"] / workers}
         busy |= {"forward": seconds["forward"] / 2, "write": seconds["write"]}
     total = sum(busy.values())

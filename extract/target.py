@@ -78,7 +78,13 @@ class Target:
         self._components = components
         self.features = list(known) or self._open()
         self.network = Network(self.features)
+        self.lacking = list(range(len(self.features)))  # those that some picture has not, which the network computes
         self.writers = [BlockWriter(plan.store, f.spec, dtype(f.spec.fingerprint), plan.address) for f in self.features]
+
+    def compute_only(self, lacking: list[int]) -> None:
+        """Leave out of the network the features that every picture has, and the views that only they need."""
+        self.lacking = lacking
+        self.network = Network([self.features[i] for i in lacking])
 
     def start_engine(self, first: list[Picture]) -> list[str]:
         """Build the engine, trying it on the first pictures; return what the user should know.
@@ -95,7 +101,7 @@ class Target:
             for now, then in zip(opened, self.features, strict=True):
                 _refuse_another(now.spec, then.spec, self.wanted.backbone, self.plan.store)
             self.network.features = [
-                dataclasses.replace(now, request=then.request) for now, then in zip(opened, self.features, strict=True)
+                dataclasses.replace(opened[i], request=self.features[i].request) for i in self.lacking
             ]
         assert self.backbone is not None
         sample = np.stack([picture.inputs[self.network.recipes[0]] for picture in first])

@@ -6,14 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.errors import SpecError
-from extract.backbones import DEFAULT_BACKBONE, Backbone, Options, Output, open_backbone, request
+from data.errors import ProjectionError
+from extract.backbones import ALL_STAGES, DEFAULT_BACKBONE, Backbone, Options, Output, open_backbone, request
 from extract.networks import Feature, Floats
 from extract.preprocess import single_views
 from extract.projection import Pca, load_pca, parse_projection, random_projection
-
-# A layer name that stands for several.
-ALL_STAGES = "all-stages"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +94,7 @@ class Wanted:
 
         Raises
         ------
-        SpecError
+        ProjectionError
             If the projection does not suit.
         """
         project, projection = self._projection(backbone, pca)
@@ -112,7 +109,7 @@ class Wanted:
         asked = request(self.backbone, self.weights, self.options, self.seed, output, partial=self.partial)
         ours = {"view": view if view != "center" else "", "projection": self._asked_projection()}
         ours["normalize"] = self.normalize
-        return {**asked, "options": {**asked["options"], **{k: v for k, v in ours.items() if v}}}
+        return {**asked, **{k: v for k, v in ours.items() if v}}
 
     def _asked_projection(self) -> str:
         """Return the projection with nothing left open but what only fitting decides."""
@@ -121,7 +118,7 @@ class Wanted:
             return self.projection
         if kind == "random" and len(numbers) in (1, 2):
             return ":".join([kind, numbers[0], numbers[1] if len(numbers) == 2 else "0"])
-        return load_pca(Path(self.projection)).name
+        return load_pca(Path(self.projection)).projection
 
     def _projection(
         self, backbone: Backbone, pca: Callable[[Backbone], Pca] | None
@@ -130,7 +127,7 @@ class Wanted:
         if not asked:
             return None, ""
         if len(backbone.specs) > 1 and not asked.startswith("random"):
-            raise SpecError("components fitted to one layer do not suit another: name one --layer with --projection")
+            raise ProjectionError("components of one layer do not suit another: name one --layer with --projection")
         if asked.startswith("random"):
             kind = parse_projection(asked)
             return _RandomProjection(kind.dim, kind.seed), asked
@@ -139,22 +136,25 @@ class Wanted:
         elif pca is not None:
             components = pca(backbone)
         else:
-            raise SpecError(f"the components of {self.projection} are not here: name their file with --projection")
-        return components.transform, components.name
+            raise ProjectionError(
+                f"the components of {self.projection} are not here: name their file (--projection FILE)"
+            )
+        return components.transform, components.projection
 
 
 class _RandomProjection:
-    """A random projection whose matrix is made when the width of the layer is known."""
+    """A random projection whose matrix is made when the width of a layer is known."""
 
     def __init__(self, dim: int, seed: int) -> None:
         self._dim = dim
         self._seed = seed
-        self._matrix: Floats | None = None
+        self._matrices: dict[int, Floats] = {}
 
     def __call__(self, vectors: Floats) -> Floats:
-        if self._matrix is None:  # two threads may make it at once, and make the same
-            self._matrix = random_projection(vectors.shape[1], self._dim, self._seed)
-        projected: Floats = vectors @ self._matrix
+        width = vectors.shape[1]
+        if width not in self._matrices:  # two threads may make it at once, and make the same
+            self._matrices[width] = random_projection(width, self._dim, self._seed)
+        projected: Floats = vectors @ self._matrices[width]
         return projected
 
 
@@ -168,22 +168,20 @@ def wanted_of(request: dict[str, Any], weights: str, projection: str) -> Wanted:
     weights, projection : str
         Where its files are now.
     """
-    options = dict(request["options"])
-    view = options.pop("view", "center")
-    asked = options.pop("projection", "")
-    known = {f.name for f in dataclasses.fields(Options)}
-    changes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known}
-    source = request["weights"]
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()}
+    if "defaults" not in request:  # of a version that let Pillow resize
+        options.setdefault("resampler", "pillow")
+    view, asked, partial = request.get("view", "center"), request.get("projection", ""), request.get("partial")
     return Wanted(
         backbone=request["backbone"],
         weights=weights,
-        options=Options(**changes),
-        seed=source.get("random", 0),
-        partial=bool(options.get("partial", False)),
-        layers=(options.get("layer", "penultimate"),),
-        pooling=options.get("pooling", ""),
+        options=Options(**options),
+        seed=(partial or {}).get("seed", request["weights"].get("random", 0)),
+        partial=partial is not None,
+        layers=(request.get("layer", "penultimate"),),
+        pooling=request.get("pooling", ""),
         views=tuple(single_views(view)),
         average=view.startswith("mean("),
         projection=projection if asked.startswith("pca") else asked,
-        normalize=options.get("normalize", ""),
+        normalize=request.get("normalize", ""),
     )

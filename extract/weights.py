@@ -1,5 +1,6 @@
 """State dicts: reading them without running their code, fitting them into a network, and their digest."""
 
+import dataclasses
 import hashlib
 import pickle
 import re
@@ -96,7 +97,54 @@ def _unwrap(loaded: object, path: Path) -> StateDict:
     )
 
 
-def load_into(network: nn.Module, state: StateDict, *, head: Iterable[str], source: str, backbone: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What of a state dict fitted a network; names are the network's.
+
+    Parameters
+    ----------
+    matched, missing, unknown : list of str
+        Loaded; in the network only; in the file only.
+    misfits : list of str
+        In both with another shape, each with the two shapes.
+    """
+
+    matched: list[str]
+    missing: list[str]
+    unknown: list[str]
+    misfits: list[str]
+
+    def complaints(self) -> list[str]:
+        """Return what did not fit, a clause each."""
+        kinds = (
+            (self.missing, "keys are missing"),
+            (self.unknown, "keys are unknown"),
+            (self.misfits, "have another shape"),
+        )
+        return [f"{len(keys)} {what} ({_first(keys)})" for keys, what in kinds if keys]
+
+    def report(self, source: str, backbone: str, seed: int) -> tuple[str, ...]:
+        """Say what of a partial state dict was used, a sentence each."""
+        wanted = len(self.matched) + len(self.missing) + len(self.misfits)
+        lines = [f"{source}: {len(self.matched)} of the {wanted} tensors of {backbone} loaded"]
+        if self.missing:
+            lines.append(f"{len(self.missing)} are not in the file, random by seed {seed}: {_first(self.missing)}")
+        if self.misfits:
+            lines.append(f"{len(self.misfits)} have another shape, random by seed {seed}: {_first(self.misfits)}")
+        if self.unknown:
+            lines.append(f"{len(self.unknown)} tensors of the file are unknown, not used: {_first(self.unknown)}")
+        return tuple(lines)
+
+
+def load_into(
+    network: nn.Module,
+    state: StateDict,
+    *,
+    head: Iterable[str],
+    source: str,
+    backbone: str,
+    partial: bool = False,
+) -> Loaded:
     """Load a state dict into a network whose last layer has been taken off; everything else must fit.
 
     A prefix that all wanted keys share in the file (``module.``, ``model.``, ``_orig_mod.`` and the like) is
@@ -112,11 +160,17 @@ def load_into(network: nn.Module, state: StateDict, *, head: Iterable[str], sour
         Names of the layers that were taken off.
     source, backbone : str
         How messages name the file and the network.
+    partial : bool
+        Load what matches in name and shape and leave the rest of the network as it is.
+
+    Returns
+    -------
+    Loaded
 
     Raises
     ------
     WeightsError
-        Listing the keys that are missing, unknown or of another shape.
+        Listing the keys that are missing, unknown or of another shape, unless `partial`.
     """
     wanted = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     state = {_OLD_DENSENET.sub(r"\1\2.", k): v for k, v in state.items()}
@@ -124,30 +178,26 @@ def load_into(network: nn.Module, state: StateDict, *, head: Iterable[str], sour
     given = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
     passed_over = tuple(f"{name}." for name in head) + _AUXILIARY
     given = {k: v for k, v in given.items() if not k.startswith(passed_over) and not k.endswith("num_batches_tracked")}
-    missing = [k for k in wanted if k not in given]
-    unknown = [k for k in given if k not in wanted]
-    misfits = [
-        f"{k} (file {tuple(given[k].shape)}, network {tuple(v.shape)})"
-        for k, v in wanted.items()
-        if k in given and given[k].shape != v.shape
-    ]
-    complaints = [
-        f"{len(keys)} {what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        for keys, what in (
-            (missing, "keys are missing"),
-            (unknown, "keys are unknown"),
-            (misfits, "have another shape"),
-        )
-        if keys
-    ]
-    if complaints:
+    matched = [k for k, v in wanted.items() if k in given and given[k].shape == v.shape]
+    loaded = Loaded(
+        matched,
+        missing=[k for k in wanted if k not in given],
+        unknown=[k for k in given if k not in wanted],
+        misfits=[
+            f"{k} (file {tuple(given[k].shape)}, network {tuple(v.shape)})"
+            for k, v in wanted.items()
+            if k in given and given[k].shape != v.shape
+        ],
+    )
+    if (complaints := loaded.complaints()) and not partial:
         raise WeightsError(
             f"{source} does not fit {backbone}: {'; '.join(complaints)}: name the network that it was saved from "
-            "with --backbone"
+            "with --backbone, or load what fits with --partial"
         )
-    if not all(torch.isfinite(v).all() for v in given.values()):
+    if not all(torch.isfinite(given[k]).all() for k in matched):
         raise WeightsError(f"{source} holds NaN or infinity: get the file anew")
-    network.load_state_dict({k: v.float() for k, v in given.items()}, strict=False)
+    network.load_state_dict({k: given[k].float() for k in matched}, strict=False)
+    return loaded
 
 
 def in_order(state: StateDict, network: nn.Module, source: str) -> StateDict:
@@ -183,5 +233,11 @@ def _shared_prefix(have: set[str], wanted: list[str]) -> str:
     """Return what must stand before the wanted keys so that most of them are found."""
     if not wanted:
         return ""
-    candidates = {""} | {k[: -len(w)] for w in (wanted[0], wanted[-1]) for k in have if k.endswith("." + w)}
+    # a few keys from all over the network: part of a state dict need not have the first or the last
+    probes = [*wanted[:: max(1, len(wanted) // 16)], wanted[-1]]
+    candidates = {""} | {k[: -len(w)] for w in probes for k in have if k.endswith("." + w)}
     return max(sorted(candidates), key=lambda prefix: sum(prefix + w in have for w in wanted))
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")

@@ -6,7 +6,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ from pipeline import main
 ROOT = Path(__file__).resolve().parent.parent
 # A real network that is small enough to run in a moment; its weights are random, by seed.
 TINY = ["--backbone", "timm/test_resnet", "--weights", "random"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep exported graphs in a folder of the session, for processes that tests start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("PENULT_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def test_the_metadata_tell_all_about_the_training(tmp_path):
     assert info["fingerprint"] == SPEC.fingerprint
     assert info["spec"] == json.loads(SPEC.canonical_json())
     identity = training_identity(samples)
-    assert info["trained_on"] == {"dataset": "toys", "split": "train", "n": 48, "identity": identity}
+    assert info["trained_on"] == {"dataset": "toys", "split": "train", "n": 48, "views": 1, "identity": identity}
     assert info["selection"]["tuned_on"] == "cv"
     assert info["selection"]["folds"] == 5
     assert info["selection"]["seed"] == 4

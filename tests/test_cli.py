@@ -32,10 +32,11 @@ def work(tmp_path_factory):
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
     import pipeline
     from classify.heads import HEADS
-    from extract.engines import ENGINES
+    from extract.engines import ENGINES, PRECISIONS
 
     assert tuple(HEADS) == pipeline._HEADS
     assert ("auto", *ENGINES) == pipeline._ENGINES
+    assert PRECISIONS == pipeline._PRECISIONS
 
 
 def test_help_names_every_verb_and_how_to_start():
@@ -47,7 +48,18 @@ def test_help_names_every_verb_and_how_to_start():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["fit", "f.h5"], ["extract", "x"], ["fit", "f.h5", "--head", "tree", "-o", "h"]]
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["fit", "f.h5"],
+        ["extract", "x"],
+        ["fit", "f.h5", "--head", "tree", "-o", "h"],
+        ["info"],
+        ["info", "x", "--sheet", "s.jpg"],
+        ["info", "x", "--per-class", "101"],
+        ["info", "x", "--seed", "-1"],
+    ],
 )
 def test_wrong_usage_exits_2(arguments):
     done = penult(*arguments)
@@ -58,7 +70,7 @@ def test_wrong_usage_exits_2(arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["extract", "nowhere", "-o", "x.h5"], "nowhere does not exist: name a folder of pictures or a CSV manifest"),
+        (["extract", "nowhere", "-o", "x.h5"], "nowhere does not exist: name a folder of pictures, a manifest"),
         (["extract", "empty", "-o", "x.h5"], "empty holds no pictures"),
         (["extract", "pictures", "-o", "x.h5", "--backbone", "resnet1800"], "no network 'resnet1800'"),
         (["extract", "pictures", "-o", "x.h5", "--weights", "no.pth"], "no.pth does not exist: check --weights"),
@@ -77,6 +89,12 @@ def test_wrong_usage_exits_2(arguments):
         (["eval", "lr.head", "f.h5", "--split", "val"], "has no split 'val'"),
         (["predict", "lr.head", "nowhere.png"], "nowhere.png does not exist"),
         (["info", "no.h5"], "no.h5 does not exist"),
+        (["info", "nowhere"], "nowhere does not exist: name a folder of pictures, a manifest, an archive or a picture"),
+        (["info", "empty"], "empty holds no pictures"),
+        (["info", "lr.head"], "lr.head is neither a folder, a .csv manifest nor a picture"),
+        (["info", "f.h5", "--sheet", "s.png"], "f.h5 is a store, and --sheet is for pictures: name the folder"),
+        (["info", "f.h5", "--quick"], "f.h5 is a store, and --quick is for pictures"),
+        (["info", "pictures", "--sheet", "pictures/s.png"], "would be one of the pictures of pictures: name a file"),
         (["verify", "no.h5"], "no.h5 does not exist"),
     ],
 )  # fmt: skip
@@ -220,13 +238,62 @@ def test_info_and_verify(work):
     assert "3: blue, green, red" in info.stdout
     result = json.loads(penult("info", "f.h5", "--json", "-", cwd=work).stdout)
     assert result["datasets"][0]["splits"] == {"test": 18, "train": 30}
-    assert result["features"][0]["provenance"][0]["engine"] == "torch/cpu"
+    assert result["features"][0]["provenance"][0]["engine"] == "onnx/cpu"  # what a CPU runs by default
     verify = penult_process("verify", "f.h5", "--json", "v.json", cwd=work)
     assert verify.returncode == 0, verify.stderr
     assert "every checksum is right" in verify.stdout
     (check,) = json.loads((work / "v.json").read_text())["rechecks"]
     assert check["checked"] == 8
     assert check["largest_deviation"] < 1e-5
+
+
+def test_info_of_pictures_and_a_contact_sheet(work):
+    done = penult("info", "pictures", "--sheet", "sheets/s.png", "--per-class", "5", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "pictures: 48 pictures, " in done.stdout
+    assert "wrote sheets/s.png" in done.stdout
+    first = (work / "sheets/s.png").read_bytes()
+    again = penult("info", "pictures", "--sheet", "sheets/s.png", "--per-class", "5", "--json", "-", cwd=work)
+    result = json.loads(again.stdout)
+    assert (work / "sheets/s.png").read_bytes() == first
+    assert [(c["name"], c["splits"]) for c in result["classes"]] == [
+        (name, {"train": 10, "test": 6}) for name in ("blue", "green", "red")
+    ]
+    (page,) = result["sheets"]
+    assert {name: len(paths) for name, paths in page["rows"].items()} == {"blue": 5, "green": 5, "red": 5}
+    one = json.loads(penult("info", "pictures/test/red/0.png", "--quick", "--json", "-", cwd=work).stdout)
+    assert (one["pictures"], one["decoded"], one["unlabelled"]["pictures"]) == (1, False, 1)
+
+
+def test_info_tells_a_store_from_pictures_by_looking(work, tmp_path):
+    import h5py
+
+    (tmp_path / "folder").mkdir()
+    for place in ("store-without-a-suffix", "folder/part.h5"):
+        shutil.copy(work / "f.h5", tmp_path / place)
+    for name in ("store-without-a-suffix", "folder"):
+        assert json.loads(penult("info", name, "--json", "-", cwd=tmp_path).stdout)["datasets"]
+    with h5py.File(tmp_path / "other.hdf5", "w"):
+        pass
+    done = penult("info", "other.hdf5", cwd=tmp_path)
+    assert "other.hdf5 is an HDF5 file but not a feature store of Penult's" in done.stderr
+    draw(tmp_path / "a.png", 1)
+    (tmp_path / "set.csv").write_text("path,label,split\na.png,cat,train\nno.png,dog,test\n")
+    result = json.loads(penult("info", "set.csv", "--json", "-", cwd=tmp_path).stdout)
+    assert result["unreadable"] == [{"path": "no.png", "reason": "cannot be read: no such file or directory"}]
+    assert penult("info", "set.csv", "--sheet", "a.png", cwd=tmp_path).returncode == 1  # its own picture
+
+
+def test_ctrl_c_in_info_exits_130(work, monkeypatch):
+    from data.terminal import ProgressDisplay
+
+    def interrupt(self, done, total, skipped=0):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressDisplay, "update", interrupt)
+    done = penult("info", "pictures", cwd=work)
+    assert done.returncode == 130
+    assert "interrupted after 1 of 48 pictures: nothing was written" in done.stderr
 
 
 def test_verify_notices_features_that_are_not_of_their_pictures(work, tmp_path):
@@ -338,5 +405,5 @@ def test_an_input_that_the_network_cannot_take_is_one_message(work):
     options = ["--backbone", "timm/test_vit", "--weights", "random", "--input-size", "50"]
     done = penult("extract", "pictures", "-o", "vit.h5", *options, cwd=work)
     assert done.returncode == 1
-    assert "timm/test_vit/penultimate failed on 32 pictures of (50, 50)" in done.stderr
+    assert "timm/test_vit/penultimate failed on 4 pictures of (50, 50)" in done.stderr
     assert "try another --input-size, or a smaller --batch-size" in done.stderr

@@ -20,6 +20,7 @@ from data.staging import staged_blocks
 from data.store import FeatureStore
 from data.verify import verify_store
 from extract.backbones import Options
+from extract.engines import share_cores
 from extract.extractor import Extractor, Interrupted
 from extract.wanted import Wanted
 
@@ -27,12 +28,12 @@ SMALL = {"backbone": "timm/test_resnet", "weights": "random"}
 OF_NETWORK = {field.name for field in dataclasses.fields(Wanted)}
 
 
-def extractor(folder, store, **kwargs):
+def extractor(folder, store, name=None, **kwargs):
     """Return an extraction of the small network; fields of `Wanted` and arguments of `Extractor` go by their names."""
     values = {**SMALL, **kwargs}
     wanted = Wanted(**{name: value for name, value in values.items() if name in OF_NETWORK})
     others = {name: value for name, value in values.items() if name not in OF_NETWORK}
-    return Extractor(open_images(folder), store, [wanted], **others)
+    return Extractor(open_images(folder, name), store, [wanted], **others)
 
 
 def extract(folder, store, **kwargs):
@@ -55,8 +56,20 @@ def test_the_json_of_the_contract(pictures, tmp_path):
     assert (result["dim"], result["engine"]) == (96, "onnx/cpu")
     assert result["fingerprint"] in FeatureStore(tmp_path / "f.h5").features()
     assert set(result["stage_seconds"]) == {"read", "decode", "forward", "write"}
-    assert result["images_per_second"] == pytest.approx(36 / result["seconds"], rel=0.01)
+    assert result["images_per_second"] == pytest.approx(36 / result["seconds"], abs=0.06)  # rounded to tenths
     assert "36 pictures: 36 extracted, 0 reused" in done.stderr
+
+
+def test_the_default_feature_keeps_its_fingerprint():
+    # Pinned: stores of the default network must be recognised by every later version. It changed on purpose when
+    # PyTorch became the default resampler; features of old stores stay theirs, under their own.
+    (feature,) = Wanted().features(Wanted().open())
+    assert feature.spec.fingerprint == "7f4f587049406746152df00a09557a56c24d3442790e441b64e4ef735d551441"
+    assert feature.spec.resampler == "torch"
+    old = dataclasses.replace(feature.spec, resampler="pillow")
+    (asked,) = Wanted(options=Options(resampler="pillow")).features(Wanted(options=Options(resampler="pillow")).open())
+    assert asked.spec == old  # and they can be asked for
+    assert "resampler" not in old.canonical_json()
 
 
 def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictures, tmp_path, monkeypatch):
@@ -205,12 +218,13 @@ def test_a_network_that_gives_nan_stores_none(pictures, tmp_path, monkeypatch):
     honest = TorchEngine.forward
 
     def spoilt(self, pixels):
-        features = honest(self, pixels)
-        features[3] = np.nan
-        return features
+        (features,) = honest(self, pixels)
+        if len(features) == 28:  # not the first 8, on which engines are compared
+            features[3] = np.nan
+        return (features,)
 
     monkeypatch.setattr(TorchEngine, "forward", spoilt)
-    result = extract(pictures, tmp_path / "f.h5", batch_size=36)
+    result = extract(pictures, tmp_path / "f.h5", batch_size=28, engine="torch")
     assert [s.reason for s in result.skipped] == ["the network gives NaN or infinity for it"]
     assert verify_store(tmp_path / "f.h5").problems == []
 
@@ -237,30 +251,39 @@ from pipeline import main
 print("ready", flush=True)
 sys.exit(main(sys.argv[1:]))
 """
-# The same with a network made of numpy, which starts in a moment: kills become cheap.
+# The same with networks made of numpy, which start in a moment: kills become cheap.
 NO_TORCH = SMALL_BLOCKS.replace(
     "from pipeline",
     """
-import time, types
+import dataclasses, time, types
 import numpy as np
 from conftest import SPEC
-import extract.extractor
+import extract.wanted
 from extract.backbones import Backbone
 class Engine:
-    name, device, batch_size = "numpy", "cpu", 8
+    name, device, precision, batch_size, lanes, notes = "numpy", "cpu", "float32", 8, 2, []
+    clock = staticmethod(time.perf_counter)
+    def __init__(self, backbone, *_):
+        self.step = 500 if "resnet" in backbone.spec.backbone else 700
     def forward(self, pixels):
         time.sleep(0.004)
-        return pixels.reshape(len(pixels), -1)[:, ::500].astype(np.float32)
-extract.extractor.open_backbone = lambda *_: Backbone(None, SPEC)
+        return (pixels.reshape(len(pixels), -1)[:, :: self.step].astype(np.float32),)
+extract.wanted.open_backbone = lambda name, *_, **__: Backbone(None, (dataclasses.replace(SPEC, backbone=name),))
 sys.modules["extract.engines"] = types.ModuleType("extract.engines")
-sys.modules["extract.engines"].open_engine = lambda *_: Engine()
+sys.modules["extract.engines"].open_engine = Engine
+sys.modules["extract.engines"].Setup = lambda *_: None
 from pipeline""",
 )
+TWO = ["--backbone", "timm/test_resnet", "timm/test_efficientnet", "--weights", "random"]
 
 
-@pytest.mark.parametrize(("script", "attempts"), [(NO_TORCH, 40), (SMALL_BLOCKS, 6)], ids=["numpy", "torch"])
-def test_an_extraction_killed_at_any_moment_resumes_to_the_same_store(many, tmp_path, script, attempts):
-    arguments = ["extract", str(many), *TINY, "--input-size", "64", "--batch-size", "8", "-o"]
+@pytest.mark.parametrize(
+    ("script", "networks", "attempts"),
+    [(NO_TORCH, TINY, 30), (NO_TORCH, TWO, 30), (SMALL_BLOCKS, TWO, 4)],
+    ids=["numpy", "two of numpy", "two of torch"],
+)
+def test_an_extraction_killed_at_any_moment_resumes_to_the_same_store(many, tmp_path, script, networks, attempts):
+    arguments = ["extract", str(many), *networks, "--input-size", "64", "--batch-size", "8", "-o"]
     command = [sys.executable, "-c", script, *arguments]
     whole, store = tmp_path / "whole.h5", tmp_path / "killed.h5"
     assert subprocess.run([*command, str(whole)], capture_output=True).returncode == 0
@@ -299,17 +322,18 @@ def test_ctrl_c_keeps_what_was_computed_and_says_how_to_go_on(many, tmp_path):
         if progress.done == 150:
             raise KeyboardInterrupt
 
-    small = {"batch_size": 8, "options": Options(input_size=32), **SMALL}
+    small = {"batch_size": 8, "options": Options(input_size=32)}
     with pytest.raises(
         Interrupted, match="pictures were computed and are kept beside .*f.h5; run the same command again"
     ):
-        Extractor(open_images(many), store, on_progress=interrupt, **small).run()
+        extract(many, store, on_progress=interrupt, **small)
     assert not store.exists()
-    result = Extractor(open_images(many), store, **small).run()
-    assert result.extracted < 170
-    assert result.reused > 130
+    result = extract(many, store, **small)
+    # lost at the most: with share_cores' lanes of 8, each in flight or waiting, one more, and one in the making
+    lanes = share_cores()[0]
+    assert result.reused >= 150 - 8 * (lanes + 2)
     reference = tmp_path / "whole.h5"
-    Extractor(open_images(many), reference, **small).run()
+    extract(many, reference, **small)
     assert contents(store) == contents(reference)
 
 
@@ -355,7 +379,7 @@ def test_memory_of_staged_files_is_only_used_under_the_same_root(pictures, tmp_p
         os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same relative path, same time
     with pytest.raises(Exception, match="another name with --name"):
         extract(twin, store)
-    result = Extractor(open_images(twin, "twin"), store, **SMALL).run()
+    result = extract(twin, store, name="twin")
     assert result.extracted == 0  # the refused run had staged them; nothing was lost
     assert len(FeatureStore(store).digests(result.fingerprint)) == 72
 
@@ -366,9 +390,9 @@ def test_what_one_network_cannot_do_another_may(pictures, tmp_path, monkeypatch)
     store = tmp_path / "f.h5"
     extract(pictures, store)
     honest = TorchEngine.forward
-    monkeypatch.setattr(TorchEngine, "forward", lambda self, pixels: honest(self, pixels) * np.nan)
+    monkeypatch.setattr(TorchEngine, "forward", lambda self, pixels: (honest(self, pixels)[0] * np.nan,))
     with pytest.raises(ImageSetError, match="NaN or infinity"):
-        extract(pictures, store, seed=1)
+        extract(pictures, store, seed=1, engine="torch")
     monkeypatch.undo()
     assert extract(pictures, store, seed=1).extracted == 36
     assert (extract(pictures, store).extracted, extract(pictures, store).skipped) == (0, [])
@@ -376,9 +400,7 @@ def test_what_one_network_cannot_do_another_may(pictures, tmp_path, monkeypatch)
 
 def test_one_run_is_one_entry_of_provenance_and_knows_its_command(many, tmp_path, monkeypatch):
     monkeypatch.setattr("extract.blocks._ROWS", 16)
-    result = Extractor(
-        open_images(many), tmp_path / "f.h5", options=Options(input_size=32), batch_size=8, **SMALL
-    ).run()
+    result = extract(many, tmp_path / "f.h5", options=Options(input_size=32), batch_size=8)
     info = FeatureStore(tmp_path / "f.h5").features()[result.fingerprint]
     (run,) = info.provenance
     assert run["request"] == info.requests[0]

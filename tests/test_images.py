@@ -5,7 +5,7 @@ import pytest
 from conftest import draw
 
 from data.errors import ImageSetError, MissingFile
-from data.images import open_images
+from data.images import Selection, open_images
 
 
 def touch(root, *names):
@@ -163,3 +163,21 @@ def test_a_folder_whose_name_is_no_utf8_gets_one_that_is(tmp_path):
     with open(folder + b"/a/1.png", "wb") as file:
         file.write(b"x")
     assert open_images(os.fsdecode(folder)).name == "caf_"
+
+
+def test_names_of_newer_kinds_of_pictures_are_listed(tmp_path):
+    touch(tmp_path, "a/1.HEIC", "a/2.heif", "b/3.avif", "b/4.svg")
+    assert open_images(tmp_path).paths == ["a/1.HEIC", "a/2.heif", "b/3.avif"]
+
+
+def test_several_sources_are_titled_as_they_were_named(tmp_path, monkeypatch):
+    touch(tmp_path, "p/a/1.png", "p/b/2.png", "lists/m.csv", "x.png")
+    (tmp_path / "lists" / "m.csv").write_text(f"path\n../p/a/1.png\n{tmp_path}/x.png\n")
+    monkeypatch.chdir(tmp_path)
+    sources = ["p", "p/", "./p", "p/b/2.png", "x.png", "lists/m.csv", str(tmp_path / "p")]
+    chosen = Selection([(source, open_images(source)) for source in sources])
+    titles = [chosen.title(i) for i in range(len(chosen))]
+    assert titles[:6] == ["p/a/1.png", "p/b/2.png"] * 3
+    assert titles[6:10] == ["p/b/2.png", "x.png", "lists/../p/a/1.png", f"{tmp_path}/x.png"]
+    assert titles[10:] == [f"{tmp_path}/p/a/1.png", f"{tmp_path}/p/b/2.png"]
+    assert all(chosen.read(i).data == b"x" for i in range(len(chosen)))

@@ -12,9 +12,9 @@ STDLIB = sys.stdlib_module_names
 COMMON = {"numpy", "rich"}
 # Package -> what its files may import, at any depth of their code. Mirrors the docstrings of the packages.
 ALLOWED = {
-    "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec"} | COMMON,
-    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "PIL", "safetensors"}
-    | {"onnx", "onnxruntime", "ray"}
+    "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow"} | COMMON,
+    "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
+    | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif", "ray"}
     | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
@@ -75,6 +75,9 @@ def test_every_file_says_what_it_owns():
         ),
         ("extract.extractor, extract.engines, extract.weights, extract.embed, extract.recheck", "sklearn"),
         ("extract.extractor, extract.report", "torch"),
+        ("extract.extractor, extract.engines, extract.embed, extract.recheck", "onnxruntime"),
+        ("extract.extractor, extract.report, extract.decode", "pillow_heif"),
+        ("extract.survey, extract.statistics, extract.survey_report, extract.gallery", "torch"),
         ("extract.extractor, extract.engines, extract.cluster, extract.raylink", "ray"),
         ("pipeline", "numpy"),
     ],
@@ -95,6 +98,7 @@ def test_fitting_and_measuring_import_no_torch_and_extracting_no_scikit_learn(pi
         ("torch", ["fit", store, "--head", "lr", "-o", head]),
         ("torch", ["eval", head, store]),
         ("torch", ["info", store]),
+        ("torch", ["info", str(pictures), "--sheet", str(tmp_path / "sheet.png")]),
         ("torch", ["verify", store, "--sample", "0"]),
     ):
         done = subprocess.run([sys.executable, "-c", code, absent, *command], cwd=ROOT, capture_output=True, text=True)

@@ -29,7 +29,7 @@ from data.verify import verify_store
 
 
 def publish_rows(store, rows, name="toys"):
-    return publish(store, make_view(rows, name=name), request={}, fingerprint=SPEC.fingerprint)
+    return publish(store, make_view(rows, name=name), commands={SPEC.fingerprint: {}})
 
 
 def run_python(code, *arguments, **kwargs):
@@ -45,7 +45,7 @@ PUBLISH = """
     from conftest import SPEC, make_view
     from data.publish import publish
     print("ready", flush=True)
-    publish(Path(sys.argv[1]), make_view(list(range(int(sys.argv[2])))), request={}, fingerprint=SPEC.fingerprint)
+    publish(Path(sys.argv[1]), make_view(list(range(int(sys.argv[2])))), commands={SPEC.fingerprint: {}})
 """
 
 
@@ -149,7 +149,7 @@ def test_a_writer_that_holds_the_store_is_named(tmp_path, stage):
     store = tmp_path / "f.h5"
     block = stage(store, [1, 2, 3])
     with publish_lock(store), pytest.raises(StoreBusy, match=rf"another process \(pid {os.getpid()}\)"):
-        publish(store, make_view([1, 2, 3]), request={}, fingerprint=SPEC.fingerprint, timeout=0.2)
+        publish(store, make_view([1, 2, 3]), commands={SPEC.fingerprint: {}}, timeout=0.2)
     assert staged_blocks(store) == [block]
     publish_rows(store, [1, 2, 3])
     assert len(FeatureStore(store).load()) == 3

@@ -1,9 +1,15 @@
 """The README's commands, run as they stand."""
 
+import json
 import re
+import shlex
+import struct
 import subprocess
 import sys
+import tarfile
+import zipfile
 
+import numpy as np
 import pytest
 from conftest import ROOT, draw, penult
 
@@ -25,14 +31,43 @@ def folder(tmp_path_factory):
                 seed += 1
     for i in range(2):
         draw(folder / "new-pictures" / f"{i}.png", 900 + i, i)
+    write_sources(folder)
     return folder
+
+
+def write_sources(folder):
+    """Write the pictures of the newcomer as every kind of source that the README names and needs no network."""
+    datasets = pytest.importorskip("datasets", reason="the extra [hub] is not installed")
+    files = sorted((folder / "pictures" / "train").rglob("*.png"))
+    rows = [{"path": str(path.relative_to(folder)), "label": path.parent.name} for path in files]
+    (folder / "pets.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with zipfile.ZipFile(folder / "pets.zip", "w") as archive:
+        for path in files:
+            archive.write(path, path.relative_to(folder))
+    (folder / "shards").mkdir()
+    for k in range(2):
+        with tarfile.open(folder / "shards" / f"pets-{k:03d}.tar", "w") as archive:
+            for i, path in enumerate(files[k::2]):
+                (folder / "label").write_text(path.parent.name)
+                archive.add(path, f"{i:04d}.png")
+                archive.add(folder / "label", f"{i:04d}.cls")
+    table = datasets.Dataset.from_list([{"image": str(folder / row["path"]), "label": row["label"]} for row in rows])
+    table = table.cast_column("image", datasets.Image())
+    table.to_parquet(folder / "pets.parquet")
+    table.save_to_disk(folder / "saved-pets")
+    raw = folder / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train", "t10k"):
+        digits = np.random.default_rng(len(name)).integers(0, 255, (8, 28, 28), dtype=np.uint8)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, 8, 28, 28) + digits.tobytes())
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 8) + bytes(range(8)))
 
 
 def test_the_commands_of_the_readme_work_in_their_order(folder):
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) >= 11
     for command in commands:
-        name, *arguments = command.split()
+        name, *arguments = shlex.split(command)
         assert name == "penult"
         done = penult(*arguments, cwd=folder)
         assert done.returncode == 0, (command, done.stderr)

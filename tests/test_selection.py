@@ -189,7 +189,7 @@ def write_store(path, train_samples, test_samples):
     X = np.concatenate([p.X for p in parts])
     features = {"spec": SPEC, "provenance": [], "requests": [], "rows": len(X), "dim": X.shape[1], "dtype": X.dtype}
     stage_block(path, new_run_id(), 1, block_image({**features, "slabs": [(digests, X)]}, view))
-    publish(path, view, request={}, fingerprint=SPEC.fingerprint)
+    publish(path, view, commands={SPEC.fingerprint: {}})
     return FeatureStore(path)
 
 
@@ -401,3 +401,17 @@ def test_log_loss_equals_scikit_learn(n_classes):
 
 def test_log_loss_of_a_certain_error_is_finite():
     assert log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-15))
+
+
+def test_other_views_train_and_are_not_measured():
+    samples = samples_of([40, 40], distance=0.5)
+    rng = np.random.default_rng(5)
+    wild = rng.normal(size=samples.X.shape).astype(np.float32)
+    plain, twice = train("lr", samples), train("lr", dataclasses.replace(samples, others=(samples.X,)))
+    assert twice.folds == plain.folds
+    # each picture counts twice, which is the same objective at twice the C
+    doubled = train("lr", samples, params={"C": 0.2}, tune="none")
+    halved = train("lr", dataclasses.replace(samples, others=(samples.X,)), params={"C": 0.1}, tune="none")
+    np.testing.assert_allclose(doubled.head.state()["coef_"], halved.head.state()["coef_"], atol=1e-3)
+    # views of noise make the head worse; were they measured too, the accuracy would be near one half
+    assert train("lr", dataclasses.replace(samples, others=(wild,))).cv_accuracy > 0.6

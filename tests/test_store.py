@@ -229,11 +229,47 @@ def test_few_pictures_in_common_do_not_make_it_the_same_set(tmp_path, stage):
 
 def test_a_link_to_a_store_stays_a_link(tmp_path, pictures):
     from extract.extractor import Extractor
+    from extract.wanted import Wanted
 
     (tmp_path / "real").mkdir()
     (tmp_path / "link.h5").symlink_to(tmp_path / "real/f.h5")
     (tmp_path / "real/f.h5").touch()
     (tmp_path / "real/f.h5").unlink()
-    Extractor(open_images(pictures), tmp_path / "link.h5", backbone="timm/test_resnet", weights="random").run()
+    Extractor(open_images(pictures), tmp_path / "link.h5", [Wanted("timm/test_resnet", "random")]).run()
     assert (tmp_path / "link.h5").is_symlink()
     assert FeatureStore(tmp_path / "real/f.h5").load("test").X.shape == (12, 96)
+
+
+def test_other_views_are_read_beside_the_centre_which_stands_for_all(tmp_path, stage):
+    store, rows = tmp_path / "f.h5", list(range(40))
+    flip = dataclasses.replace(SPEC, view="flip")
+    mean = dataclasses.replace(SPEC, view="mean(center,flip)")
+    put(store, stage, rows)
+    with pytest.raises(StoreError, match="in no other view: extract some, such as --views"):
+        FeatureStore(store).load("train", augment=True)
+    for spec in (flip, mean):
+        put(store, stage, rows, spec=spec)
+    put(store, stage, rows[:5], spec=dataclasses.replace(SPEC, view="random:0:0"), view=make_view(rows))  # not of all
+    samples = FeatureStore(store).load("train", features=SPEC.backbone, augment=True)
+    train = [i for i in rows if i % 3]
+    assert samples.spec == SPEC
+    assert len(samples.others) == 1
+    assert (samples.others[0] == vectors_of(train)).all()
+    X, y = samples.training(np.array([0, 3]))
+    assert (np.tile(vectors_of([train[0], train[3]]), (2, 1)) == X).all()
+    assert y.tolist() == [train[0] % 2, train[3] % 2] * 2
+    assert FeatureStore(store).load("train").others == ()
+
+
+def test_blocks_made_at_once_in_several_threads_are_whole(tmp_path, stage):
+    from concurrent.futures import ThreadPoolExecutor
+
+    specs = [dataclasses.replace(SPEC, resize=300 + i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:  # as the writers of several networks do
+        list(pool.map(lambda spec: stage(tmp_path / "f.h5", list(range(400)), spec), specs * 5))
+    publish(tmp_path / "f.h5", make_view(list(range(400))), commands={})
+    held = FeatureStore(tmp_path / "f.h5")
+    assert held.features().keys() == {spec.fingerprint for spec in specs}
+    for spec in specs:
+        assert (vectors_of(list(range(400))) == held.load(spec=spec).X).all()
+    assert verify_store(tmp_path / "f.h5").problems == []
