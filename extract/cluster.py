@@ -10,6 +10,7 @@ import dataclasses
 import json
 import socket
 import time
+import traceback
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import data.errors
 from data import VERSION
 from data.depot import has_block
-from data.errors import ClusterError, ImageSetError, PenultError
+from data.errors import ClusterError, ImageSetError, PenultError, first_line
 from data.images import ImageSet
 from data.spec import FeatureSpec
 from data.staging import staging_folder
@@ -192,8 +193,8 @@ class Cluster:
     def _take(self, report: dict[str, Any]) -> Iterator[Outcome]:
         """Add one chunk's report."""
         if report["error"]:
-            kind, message = report["error"]
-            raise getattr(data.errors, kind)(f"worker on {report['machine']}: {message}")
+            kind, message, trace = report["error"]
+            raise getattr(data.errors, kind)(f"worker on {report['machine']}: {message}") from RuntimeError(trace)
         if report["worker"] not in self._seen:
             self._find(report)
             self._seen.add(report["worker"])
@@ -260,7 +261,10 @@ class Worker:
         try:
             report.update(self._compute(json.loads(chunk), earlier))
         except PenultError as error:  # the driver raises it again
-            report["error"] = [type(error).__name__, str(error)]
+            report["error"] = [type(error).__name__, str(error), traceback.format_exc()]
+        except Exception as error:
+            message = f"{type(error).__name__}: {first_line(error)}: this is a defect of Penult; --debug shows where"
+            report["error"] = [ClusterError.__name__, message, traceback.format_exc()]
         return json.dumps(report)
 
     def _compute(self, rows: list[list[Any]], earlier: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from data.store import FeatureStore
 from data.verify import verify_store
 from extract.cluster import SortedDigests, Worker
 from extract.extractor import Extractor
+from extract.networks import Setup
 from extract.raylink import Share, share_out
 from extract.wanted import Wanted
 
@@ -163,7 +164,7 @@ def test_a_worker_that_is_killed_costs_no_row(many, cluster, tmp_path):
 def test_a_picture_that_kills_every_worker_ends_the_run_and_is_named(pictures, cluster, tmp_path):
     images = deadly(pictures, victim="train/red/3.png")
     with pytest.raises(ClusterError, match=r"3 workers died over the \d pictures from .*train/red"):
-        extract(images, tmp_path / "f.h5", ray=cluster, ray_workers=2)
+        extract(images, tmp_path / "f.h5", ray=cluster, ray_workers=1)
 
 
 def test_bad_pictures_are_skipped_and_known_ones_are_not_sent(pictures, cluster, tmp_path):
@@ -284,6 +285,37 @@ def test_another_version_on_a_worker_is_refused():
     report = json.loads(Worker(Other(), "name").run("[]", 0))
     assert report["error"][0] == "ClusterError"
     assert "install the same everywhere" in report["error"][1]
+
+
+def test_a_defect_in_a_worker_is_told_in_one_line_and_its_traceback_kept():
+    report = json.loads(Worker(None, "name").run("[]", 0))
+    kind, message, trace = report["error"]
+    assert (kind, "AttributeError" in message, "defect of Penult" in message) == ("ClusterError", True, True)
+    assert "Traceback" in trace
+
+
+def test_an_engine_keeps_to_its_cores():
+    from extract.engines import TorchEngine
+
+    engine = TorchEngine(SMALL.open(), Setup(device="cpu", cores=1))
+    assert (engine.lanes, engine.batch_size) == (1, 4)
+
+
+def test_the_plan_for_many_pictures_adds_up():
+    def plan(*options):
+        command = [sys.executable, str(ROOT / "benchmarks" / "plan_scale.py"), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    usual, twice = plan(), plan("--gpus", "16", "--dim", "2560", "--gpu-cores", "100")
+    gpu, cpu = usual["plans"]
+    assert gpu["hours"] == pytest.approx(1e8 / (8 * 16 * 256 * 0.8) / 3600)
+    assert cpu["hours"] == pytest.approx(1e8 / (512 * 39) / 3600)
+    assert (gpu["limit"], twice["plans"][0]["limit"]) == ("decoding", "the network")
+    assert twice["fixed"]["float32_gb"] - usual["fixed"]["float32_gb"] == pytest.approx(1e8 * 4 * 1280 / 1e9)
+    scale = (ROOT / "docs" / "scale.md").read_text()  # its table is what the script prints
+    assert f"| {gpu['rate']:,.0f} | decoding | {gpu['hours']:.1f} | {gpu['dollars']:.0f} |" in scale
+    assert f"{usual['fixed']['float32_gb']:.0f} GB as float32, {usual['fixed']['float16_gb']:.0f} GB" in scale
 
 
 def test_blocks_wait_at_an_address_without_ray(pictures, tmp_path):
