@@ -129,6 +129,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_positive, default=0, metavar="N", help="default: 4 on a CPU, 128 on a GPU")
     add("--workers", type=_positive, default=0, metavar="N", help="threads that read and decode (default: one a "
         "core)")
+    add("--ray", nargs="?", const="local", default="", metavar="ADDRESS", help="let workers on a Ray cluster compute, "
+        "with a GPU each where there are GPUs: auto or an address; without one, all of this machine")
+    add("--ray-workers", type=_positive, default=0, metavar="N", help="default: one a GPU, else all cores")
+    add("--staging", default="", metavar="URL", help="where blocks wait to be published, for machines that share no "
+        "disk: s3://, gs:// and the like; one for each store (default: beside the store)")
     add("--rehash", action="store_true", help="read every file again, whatever its size and time say")
     add("--strict", action="store_true", help="fail on the first picture that cannot be read")
     add("--seed", type=int, default=0, help="of random weights (default: %(default)s)")
@@ -256,6 +261,9 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
             split=split,
             rehash=arguments.rehash,
             strict=arguments.strict,
+            ray=arguments.ray,
+            ray_workers=arguments.ray_workers,
+            staging=arguments.staging,
             on_progress=lambda p: display.update(p.done, p.total, p.skipped),
         ).run()
     print_extraction(console, result, store)

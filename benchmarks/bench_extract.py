@@ -60,9 +60,10 @@ from data.images import ImageSet, open_images
 from data.spec import FeatureSpec
 from data.store import FeatureStore
 from extract.backbones import DEFAULT_BACKBONE, Backbone, open_backbone
-from extract.engines import Engine, Setup, open_engine
+from extract.engines import Engine, open_engine
 from extract.extractor import Extractor
 from extract.flow import SAMPLE, decoding
+from extract.networks import Setup
 from extract.preprocess import recipes
 from extract.reader import read_picture
 from extract.results import Extraction

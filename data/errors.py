@@ -41,6 +41,14 @@ class DiskFull(PenultError, OSError):
     """A write did not fit on the disk."""
 
 
+class StagingError(PenultError, OSError):
+    """An address for staged blocks that cannot be written or read."""
+
+
+class ClusterError(PenultError, RuntimeError):
+    """A cluster that is not there, or whose machines do not suit."""
+
+
 class BackboneError(PenultError, ValueError):
     """A network that is unknown or has no penultimate layer we can find."""
 

@@ -42,6 +42,11 @@ def staged_blocks(store: Path) -> list[Path]:
     return sorted(staging_folder(store).glob("block-*.h5"))
 
 
+def block_name(run_id: str, number: int) -> str:
+    """Return the file name of a run's block; names sort in the order in which blocks are to be published."""
+    return f"block-{run_id}-{number:08d}.h5"
+
+
 def stage_block(store: Path, run_id: str, number: int, image: bytes) -> Path:
     """Write one immutable block beside `store`.
 
@@ -50,7 +55,7 @@ def stage_block(store: Path, run_id: str, number: int, image: bytes) -> Path:
     DiskFull
         If it does not fit; nothing else is touched.
     """
-    path = staging_folder(store) / f"block-{run_id}-{number:08d}.h5"
+    path = staging_folder(store) / block_name(run_id, number)
     with disk_full_hint(store, len(image)):
         for attempt in range(3):
             try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.depot import put_block
 from data.errors import SpecError
 from data.layout import DTYPES, block_image
 from data.spec import FeatureSpec
@@ -32,18 +33,24 @@ class BlockWriter:
         What the rows are.
     dtype : str
         ``float32`` or ``float16``.
+    address : str
+        Where the blocks wait instead of beside the store; see `data.depot`.
 
     Attributes
     ----------
+    latest : str
+        Name of the last block that was written.
     run : dict
         Provenance of the rows, to be set before the first block; `run_id` is its key ``run``.
     requests : list of dict
         Commands that are known to give this spec.
     """
 
-    def __init__(self, store: Path, spec: FeatureSpec, dtype: str) -> None:
+    def __init__(self, store: Path, spec: FeatureSpec, dtype: str, address: str = "") -> None:
         self.store = store
         self.spec = spec
+        self.address = address
+        self.latest = ""
         self.dtype = DTYPES[dtype]
         self.run_id = new_run_id()
         self.run: dict[str, Any] = {"run": self.run_id}
@@ -87,8 +94,8 @@ class BlockWriter:
 
         Raises
         ------
-        DiskFull
-            If the block before did not fit.
+        DiskFull, StagingError
+            If the block before did not fit, or could not be written to its address.
         """
         self.wait()
         if self._digests:
@@ -130,5 +137,9 @@ class BlockWriter:
 
     def _write(self, rows: dict[str, Any], view: View, number: int) -> float:
         start = time.perf_counter()
-        stage_block(self.store, self.run_id, number, block_image(rows, view))
+        image = block_image(rows, view)
+        if self.address:
+            self.latest = put_block(self.address, self.run_id, number, image)
+        else:
+            self.latest = stage_block(self.store, self.run_id, number, image).name
         return time.perf_counter() - start

@@ -14,7 +14,7 @@ from data.spec import FeatureSpec, refuse_other
 from data.views import Skipped
 from extract.backbones import Backbone
 from extract.flow import Batch, available_cores, decoding, flow
-from extract.networks import Feature, Network
+from extract.networks import Feature, Network, Setup
 from extract.reader import Picture
 from extract.wanted import wanted_of
 
@@ -116,11 +116,11 @@ def embed(
     feature : Feature
         Which of its vectors.
     engine, device, batch_size
-        As for `extract.engines.Setup`.
+        As for `extract.networks.Setup`.
     on_progress : callable, optional
         Called with pictures done, in all, and skipped.
     """
-    from extract.engines import Setup, open_engine  # after `open_backbone` has said whether torch is there
+    from extract.engines import open_engine  # after `open_backbone` has said whether torch is there
 
     network = Network([feature])
     notes: list[str] = []

@@ -21,6 +21,7 @@ from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.flow import available_cores
+from extract.networks import Setup
 from extract.tracing import HookedCut
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
@@ -62,31 +63,6 @@ class Engine(Protocol):
         """Return each output, (B, dim) float32, for pictures (B, H, W, C) uint8."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """How to run a network.
-
-    Parameters
-    ----------
-    engine : str
-        A key of `ENGINES`, or ``auto``.
-    device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-    batch_size : int
-        Pictures in a batch; 0 chooses by device.
-    precision : str
-        ``float32``, ``fp16`` or ``bf16`` (automatic mixed precision), or ``auto``: fp16 on CUDA, else float32.
-    compile : bool
-        Whether PyTorch compiles the network first, which takes a minute and pays on a GPU.
-    """
-
-    engine: str = "auto"
-    device: str = "auto"
-    batch_size: int = 0
-    precision: str = "auto"
-    compile: bool = False
-
-
 def choose_device(wanted: str = "auto") -> str:
     """Return the device to run on: CUDA before MPS before the CPU.
 
@@ -109,8 +85,8 @@ def choose_device(wanted: str = "auto") -> str:
     return wanted
 
 
-def share_cores(cores: int | None = None) -> tuple[int, int]:
-    """Return how many batches to run at once on a CPU, and with how many threads each.
+def share_cores(cores: int = 0) -> tuple[int, int]:
+    """Return how many batches to run at once on so many cores (0: all), and with how many threads each.
 
     One thread a batch is best as long as the activations of so many batches do not fight over the caches: the
     layers of one batch need no barrier between threads, and decoding finds its place between them.
@@ -136,7 +112,7 @@ class TorchEngine:
     """
 
     backbone: Backbone
-    setup: Setup = Setup()
+    setup: Setup = dataclasses.field(default_factory=Setup)
 
     def __post_init__(self) -> None:
         self.device = choose_device(self.setup.device)
@@ -148,9 +124,9 @@ class TorchEngine:
         self.batch_size = self.setup.batch_size or _BATCH[kind]
         self.notes: list[str] = []
         # on a GPU the second batch is copied while the first is computed
-        self.lanes, self._threads = share_cores() if kind == "cpu" else (2, 1)
+        self.lanes, self._threads = share_cores(self.setup.cores) if kind == "cpu" else (2, 1)
         if isinstance(self.backbone.network, HookedCut):  # which keeps the outputs of one pass in itself
-            self.lanes, self._threads = 1, available_cores()
+            self.lanes, self._threads = 1, self.setup.cores or available_cores()
         self.clock: Callable[[], float] = time.perf_counter
         if kind == "cpu":
             self.clock = lambda: self._threads * time.thread_time()
@@ -218,7 +194,7 @@ def _onnx(backbone: Backbone, setup: Setup) -> Engine:
         raise BackboneError(f"the engine onnx runs on the CPU alone, not on {setup.device}: use --engine torch")
     if setup.precision not in ("auto", "float32"):
         raise BackboneError(f"the engine onnx computes in float32, not in {setup.precision}: use --engine torch")
-    return OnnxEngine(backbone, setup.batch_size or _BATCH["cpu"], *share_cores())
+    return OnnxEngine(backbone, setup.batch_size or _BATCH["cpu"], *share_cores(setup.cores))
 
 
 ENGINES: dict[str, Callable[[Backbone, Setup], Engine]] = {"torch": TorchEngine, "onnx": _onnx}

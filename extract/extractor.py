@@ -1,38 +1,33 @@
 """One extraction: what is known already is looked up, the rest is computed, staged and published."""
 
+import contextlib
 import dataclasses
-import datetime
-import importlib.metadata
-import os
+import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from data import VERSION
-from data.errors import FingerprintMismatch, ImageSetError
+from data.depot import bring_blocks
+from data.errors import ImageSetError, StoreError
 from data.images import ImageSet
 from data.memory import recall
 from data.publish import publish, refuse_stranger
 from data.report import oddities
-from data.spec import FeatureSpec, differences
 from data.splits import SplitRule, stratified_split
 from data.store import FeatureInfo, FeatureStore
-from data.views import Skipped, View
-from extract.backbones import Backbone, same_command
-from extract.blocks import BlockWriter
+from data.views import View
+from extract.backbones import Backbone
 from extract.components import fit_components, stored_components
-from extract.flow import Batch, available_cores, decoding, flow
-from extract.networks import Feature, Network
+from extract.flow import available_cores
+from extract.networks import Feature, Setup
+from extract.passes import Outcome, Pass, Tally, make_view
 from extract.projection import Pca
-from extract.reader import Picture
 from extract.results import Extraction, FeatureResult, Progress, name_limit
+from extract.target import Plan, Target, remembered
 from extract.wanted import Wanted
-
-_RECORDED = ("torch", "torchvision", "timm", "onnxruntime", "pillow", "simplejpeg", "numpy", "h5py")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,7 +46,7 @@ class Extractor:
     wanted : sequence of Wanted
         The networks, and the vectors of each; pictures are read and decoded once for all of them.
     engine, device, batch_size, precision, compile
-        As for `extract.engines.Setup`.
+        As for `extract.networks.Setup`.
     workers : int
         Threads that read and decode; 0 takes one a core.
     dtype : str
@@ -62,6 +57,13 @@ class Extractor:
         Read every file again instead of trusting its size and modification time.
     strict : bool
         Fail on the first picture that cannot be decoded.
+    ray : str
+        Address of a Ray cluster whose workers compute, ``auto`` for the one that this machine is in, or ``local`` for
+        one of this machine alone; empty computes in this process.
+    ray_workers : int
+        Workers on the cluster; 0 takes one a GPU, or all cores.
+    staging : str
+        Address (of fsspec's) where blocks wait to be published; empty for beside the store.
     on_progress : callable, optional
         Called with a `Progress` after every picture.
     """
@@ -82,21 +84,23 @@ class Extractor:
         split: SplitRule | None = None,
         rehash: bool = False,
         strict: bool = False,
+        ray: str = "",
+        ray_workers: int = 0,
+        staging: str = "",
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         self.images = images
         self.store = store
         self.wanted = wanted
-        self.engine = engine
-        self.device = device
-        self.batch_size = batch_size
-        self.precision = precision
-        self.compile = compile
+        self.setup = Setup(engine, device, batch_size, precision, compile)
         self.workers = workers
         self.dtype = dtype
         self.split = split
         self.rehash = rehash
         self.strict = strict
+        self.ray = ray
+        self.ray_workers = ray_workers
+        self.staging = staging
         self.on_progress = on_progress
 
     def run(self) -> Extraction:
@@ -115,31 +119,31 @@ class Extractor:
         store = FeatureStore(self.store)
         store.refuse_other_folder()
         old_view = (store.views() if store.exists() else {}).get(self.images.name)
+        if self.staging:
+            bring_blocks(self.staging, self.store)
         run = _Run(self, store.features() if store.exists() else {})
         try:
-            with decoding():
-                run.compute()
+            run.compute()
         except KeyboardInterrupt:
-            run.stage()
-            run.wait()
+            where = self.staging or f"beside {self.store}"
             raise Interrupted(
-                f"interrupted: {run.computed} pictures were computed and are kept beside {self.store}; run the same "
+                f"interrupted: {run.computed} pictures were computed and are kept {where}; run the same "
                 "command again to go on from there"
             ) from None
-        finally:
-            run.close()
         view = run.view(old_view)
         refuse_stranger(self.store, old_view, view)
         began = time.perf_counter()
         commands = {f.spec.fingerprint: f.request for target in run.targets for f in target.features}
         published = publish(self.store, view, commands=commands)
-        run.seconds["write"] += time.perf_counter() - began
+        run.tally.seconds["write"] += time.perf_counter() - began
         seconds = time.perf_counter() - start
         names, counts = np.unique(view.splits, return_counts=True)
         held = store.features()
         features = [
-            FeatureResult(f.spec.title, f.spec.fingerprint, held[f.spec.fingerprint].dim, target.engine_name)
-            for target in run.targets
+            FeatureResult(
+                f.spec.title, f.spec.fingerprint, held[f.spec.fingerprint].dim, run.tally.engines.get(i, "none")
+            )
+            for i, target in enumerate(run.targets)
             for f in target.features
         ]
         return Extraction(
@@ -152,99 +156,35 @@ class Extractor:
             engine=features[0].engine,
             seconds=round(seconds, 3),
             images_per_second=round(len(self.images) / seconds, 1),
-            stage_seconds={k: round(v, 3) for k, v in run.seconds.items()},
+            stage_seconds={k: round(v, 3) for k, v in run.tally.seconds.items()},
             limit=run.limit(),
             published=published,
             splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
-            notes=[*self.images.notes, *run.notes, *oddities(view, old_view)],
+            notes=[*self.images.notes, *run.tally.notes, *oddities(view, old_view)],
             features=features,
+            workers=run.processes,
         )
 
 
-class _Target:
-    """One network of an extraction: its features, known from the store or by opening it, and their writers."""
+class _Crew(Protocol):
+    """Who computes: a `Pass` in this process, or `extract.cluster.Cluster`."""
 
-    def __init__(self, job: Extractor, wanted: Wanted, held: dict[str, FeatureInfo]) -> None:
-        self.job = job
-        self.wanted = wanted
-        self.backbone: Backbone | None = None
-        self.engine_name = "none"
-        self.features: list[Feature] = []  # none yet: `_components` asks
-        self.features = self._remembered(held) or self.open()
-        self.network = Network(self.features)
-        self.lacking = list(range(len(self.features)))  # those that some picture has not, which the network computes
-        # features that exist keep their dtype, which the writer must know to refuse what does not fit it
-        dtypes = {fingerprint: info.dtype for fingerprint, info in held.items()}
-        self.writers = [
-            BlockWriter(job.store, f.spec, dtypes.get(f.spec.fingerprint, job.dtype)) for f in self.features
-        ]
+    tally: Tally
+    cores: int
+    readers: int
 
-    def compute_only(self, lacking: list[int]) -> None:
-        """Leave out of the network the features that every picture has, and the views that only they need."""
-        self.lacking = lacking
-        self.network = Network([self.features[i] for i in lacking])
+    @property
+    def processes(self) -> int:
+        """How many processes computed."""
 
-    def open(self) -> list[Feature]:
-        """Build the network and return its features."""
-        self.backbone = self.wanted.open()
-        return self.wanted.features(self.backbone, self._components)
+    def run(self, images: ImageSet, indices: Sequence[int]) -> Generator[Outcome]:
+        """Yield what became of each picture; when all have come, every row is staged."""
 
-    def start_engine(self, first: list[Picture]) -> list[str]:
-        """Build the engine, trying it on the first pictures; return what the user should know."""
-        from extract.engines import Setup, open_engine  # torch is loaded only when something must be computed
+    def flush(self) -> None:
+        """Stage what has been computed before an interruption."""
 
-        job = self.job
-        if self.backbone is None:
-            opened = self.open()
-            for now, then in zip(opened, self.features, strict=True):
-                _refuse_another(now.spec, then.spec, self.wanted.backbone, job.store)
-            self.network.features = [
-                dataclasses.replace(opened[i], request=self.features[i].request) for i in self.lacking
-            ]
-        assert self.backbone is not None
-        setup = Setup(job.engine, job.device, job.batch_size, job.precision, job.compile)
-        sample = np.stack([picture.inputs[self.network.recipes[0]] for picture in first])
-        engine = self.network.engine = open_engine(self.backbone, setup, sample)
-        self.engine_name = engine.name
-        for writer, feature in zip(self.writers, self.features, strict=True):
-            writer.run = self._provenance(writer.run_id, feature)
-            writer.requests = [feature.request]
-        return [*self.backbone.report, *engine.notes]
-
-    def _remembered(self, held: dict[str, FeatureInfo]) -> list[Feature]:
-        """Return the features of commands that the store knows; none if it does not know all of them."""
-        asked = self.wanted.requests()
-        features = []
-        for request in asked or ():
-            known = ((i.spec, old) for i in held.values() for old in i.requests if same_command(request, old))
-            spec, old = next(known, (None, {}))
-            if spec is None:
-                return []
-            features.append(Feature(spec, old))
-        return features
-
-    def _components(self, backbone: Backbone) -> Pca:
-        """Return the principal components: those that the store's features have, else new ones, kept beside it."""
-        job = self.job
-        if self.features:
-            return stored_components(job.store, self.features[0].spec.projection)
-        return fit_components(job.store, job.images, backbone, self.wanted.projection, job.device)
-
-    def _provenance(self, run_id: str, feature: Feature) -> dict[str, Any]:
-        engine = self.network.engine
-        assert engine is not None
-        versions = {"penult": VERSION, **{p: v for p in _RECORDED if (v := _version(p))}}
-        return {
-            "run": run_id,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "engine": engine.name,
-            "device": engine.device,
-            "precision": engine.precision,
-            "batch_size": engine.batch_size,
-            "request": feature.request,
-            "weights_file": os.path.abspath(self.wanted.weights) if "sha256" in feature.request["weights"] else "",
-            "versions": versions,
-        }
+    def close(self) -> None:
+        """End it."""
 
 
 class _Run:
@@ -252,24 +192,30 @@ class _Run:
 
     def __init__(self, job: Extractor, held: dict[str, FeatureInfo]) -> None:
         self.job = job
-        self.targets = [_Target(job, wanted, held) for wanted in job.wanted]
-        fingerprints = [f.spec.fingerprint for target in self.targets for f in target.features]
-        self.memory = recall(job.store, fingerprints, job.images, rehash=job.rehash)
-        self.workers = job.workers or available_cores()
-        self.seconds = {"read": 0.0, "decode": 0.0, "forward": 0.0, "write": 0.0}
-        self.flow_seconds = 0.0
-        self.computed = self.done = 0
-        self.notes: list[str] = []
+        self.plan = Plan(job.store, job.staging, job.setup, job.workers or available_cores())
+        # features that exist keep their dtype, which the writer must know to refuse what does not fit it
+        dtypes = {fingerprint: info.dtype for fingerprint, info in held.items()}
+        self.targets = []
+        for wanted in job.wanted:
+            known = remembered(wanted, held)
+            components = functools.partial(self._components, wanted, known)
+            self.targets.append(Target(self.plan, wanted, known, lambda f: dtypes.get(f, job.dtype), components))
+        self.fingerprints = [f.spec.fingerprint for target in self.targets for f in target.features]
+        self.memory = recall(job.store, self.fingerprints, job.images, rehash=job.rehash)
+        self.tally = Tally()
+        self.processes = self.cores = self.readers = self.done = 0
         self.digests = np.zeros(len(job.images), dtype="S64")
         self.sizes = job.images.sizes.copy()
         self.mtimes = job.images.mtimes.copy()
         self.reasons: dict[int, str] = {}
-        self.not_finite: set[bytes] = set()
-        self.pending: set[bytes] = set()  # contents to be read, as far as they are known; empty for others
-        self.scanned: list[int] = []  # read since the last block: the next one remembers their files
+        self._given: set[bytes] = set()
+        self._pending: set[bytes] = set()  # contents to be read, as far as they are known; empty for others
         self._known = [[self.memory.digests[f.spec.fingerprint] for f in target.features] for target in self.targets]
-        # what a network has been given in this run: from then on a copy of it is reused
-        self._given: list[set[bytes]] = [set() for _ in self.targets]
+
+    @property
+    def computed(self) -> int:
+        """How many contents a network saw and gave features."""
+        return len(self._given - self.tally.not_finite)
 
     def compute(self) -> None:
         """Look up, read, decode and run the networks over every picture of the set, and stage all rows."""
@@ -277,60 +223,82 @@ class _Run:
         indices = list(self._look_up())
         self._report()
         for target, known in zip(self.targets, self._known, strict=True):
-            lacking = [i for i, rows in enumerate(known) if not self.pending <= rows]
+            lacking = [i for i, rows in enumerate(known) if not self._pending <= rows]
             if 0 < len(lacking) < len(known):
                 target.compute_only(lacking)
-        began = time.perf_counter()
-        networks = [target.network for target in self.targets]
-        for item in flow(job.images, indices, networks, lacking=self._lacking, start=self._start, workers=self.workers):
-            if isinstance(item, Batch):
-                self._take(item)
-            else:
-                self._settle(item)
-        self.flow_seconds = time.perf_counter() - began
-        self.stage()
-        self.wait()
+        if indices:
+            self._compute(indices)
         for i in range(len(self.digests)):
-            if self.not_finite and bytes(self.digests[i]) in self.not_finite:
+            if self.tally.not_finite and bytes(self.digests[i]) in self.tally.not_finite:
                 self._skip(i, "the network gives NaN or infinity for it")
                 self.mtimes[i] = -1  # another network may not: look again
+        if job.staging:
+            bring_blocks(job.staging, job.store)
+        if job.staging or job.ray:
+            self._miss_none()
 
-    def stage(self) -> None:
-        """Hand the rows so far to the writers; the first block also says which files were read."""
-        if not any(writer.rows for target in self.targets for writer in target.writers):
-            return
-        scanned, self.scanned = self.scanned, []
-        for target in self.targets:
-            for writer in target.writers:
-                if writer.rows:
-                    writer.stage(self._view_of(scanned, self.job.images.splits, None))
-                    scanned = []
+    def _compute(self, indices: list[int]) -> None:
+        crew = self._crew()
+        self.tally = crew.tally
+        with contextlib.closing(crew):
+            try:
+                with contextlib.closing(crew.run(self.job.images, indices)) as outcomes:
+                    for outcome in outcomes:
+                        self._settle(outcome)
+            except KeyboardInterrupt:
+                crew.flush()
+                raise
+            finally:
+                self.processes, self.cores, self.readers = crew.processes, crew.cores, crew.readers
 
-    def wait(self) -> None:
-        """Wait until every block is on the disk."""
-        for target in self.targets:
-            for writer in target.writers:
-                writer.wait()
+    def _crew(self) -> _Crew:
+        job = self.job
+        if not job.ray:
+            return Pass(self.targets, self._known, self.plan.readers, available_cores())
+        from extract.cluster import Cluster  # Ray is optional
 
-    def close(self) -> None:
-        """End the writers; blocks in flight are finished."""
-        for target in self.targets:
-            for writer in target.writers:
-                writer.close()
-                self.seconds["write"] += writer.seconds
+        return Cluster(
+            dataclasses.replace(self.plan, readers=job.workers),
+            self.targets,
+            self._known,
+            job.images,
+            address=job.ray,
+            workers=job.ray_workers,
+        )
+
+    def _miss_none(self) -> None:
+        """Raise if rows that others staged are not here: a store is never published with holes of ours."""
+        job = self.job
+        held = recall(job.store, self.fingerprints, job.images).digests
+        lost = sum(
+            1 for digest in self._given - self.tally.not_finite if any(digest not in rows for rows in held.values())
+        )
+        if lost:
+            raise StoreError(
+                f"the rows of {lost} pictures were staged and are gone from {job.staging or 'beside ' + str(job.store)}"
+                ": a run for another store took them, or the folder is not the same on every machine; give each store "
+                "a staging address of its own, and run the same command again"
+            )
+
+    def _components(self, wanted: Wanted, known: list[Feature], backbone: Backbone) -> Pca:
+        """Return the principal components: those that the store's features have, else new ones, kept beside it."""
+        job = self.job
+        if known:
+            return stored_components(job.store, known[0].spec.projection)
+        return fit_components(job.store, job.images, backbone, wanted.projection, job.setup.device)
 
     def limit(self) -> str:
         """Say which stage was the limit; empty if nothing was computed."""
-        engines = [target.network.engine for target in self.targets if target.network.engine]
-        if not engines:
+        if not self.tally.engines:
             return ""
+        engine = self.tally.engines[min(self.tally.engines)]
         return name_limit(
-            self.seconds,
-            on_cpu=engines[0].device == "cpu",
-            engine=engines[0].name,
-            workers=self.workers,
-            cores=available_cores(),
-            wall=self.flow_seconds,
+            self.tally.seconds,
+            on_cpu=engine.endswith("/cpu"),
+            engine=engine,
+            workers=self.readers,
+            cores=self.cores,
+            wall=self.tally.wall,
         )
 
     def view(self, old: View | None) -> View:
@@ -355,35 +323,14 @@ class _Run:
         splits = images.splits.astype(object)  # a new name may be longer than those there are
         if rule is not None:
             splits[keep] = stratified_split(images.targets[keep], self.digests[keep], rule)
-        return self._view_of(range(len(images)), splits.astype(np.str_), rule)
-
-    def _view_of(self, rows: Iterable[int], splits: npt.NDArray[np.str_], rule: SplitRule | None) -> View:
-        """Return a view of some pictures; `splits` are those of the whole set."""
-        images = self.job.images
-        rows = list(rows)
-        good = [i for i in rows if i not in self.reasons]
-        return View(
-            name=images.name,
-            root=str(images.root),
-            classes=images.classes,
-            paths=[images.paths[i] for i in good],
-            digests=self.digests[good],
-            targets=images.targets[good],
-            splits=splits[good],
-            sizes=self.sizes[good],
-            mtimes=self.mtimes[good],
-            skipped=[
-                Skipped(images.paths[i], self.reasons[i], int(self.sizes[i]), int(self.mtimes[i]))
-                for i in rows
-                if i in self.reasons
-            ],
-            split_rule=dataclasses.asdict(rule) if rule else None,
-        )
+        every = range(len(images))
+        new = splits.astype(np.str_)
+        return make_view(images, every, self.digests, self.sizes, self.mtimes, self.reasons, new, rule)
 
     def _look_up(self) -> Iterator[int]:
         """Settle every picture whose file is as it was; yield the others."""
         images, memory = self.job.images, self.memory
-        complete = set.intersection(*(known for target in self._known for known in target))
+        complete = set.intersection(*self.memory.digests.values())
         stats = zip(images.paths, images.sizes.tolist(), images.mtimes.tolist(), strict=True)
         for i, (path, size, mtime) in enumerate(stats):
             remembered = memory.files.get(path)
@@ -396,51 +343,19 @@ class _Run:
                 self.done += 1
             else:
                 as_it_was = mtime >= 0 and remembered is not None and remembered[:2] == (size, mtime)
-                self.pending.add(remembered[2] if remembered and as_it_was else b"")
+                self._pending.add(remembered[2] if remembered and as_it_was else b"")
                 yield i
 
-    def _lacking(self, digest: bytes) -> list[int]:
-        """Return the networks that have not seen a content, all of whose features they must give."""
-        return [
-            i
-            for i, known in enumerate(self._known)
-            if digest not in self._given[i] and not all(digest in rows for rows in known)
-        ]
-
-    def _settle(self, picture: Picture) -> None:
+    def _settle(self, outcome: Outcome) -> None:
         """Note what became of a file."""
-        i = picture.index
-        self.seconds["read"] += picture.read_seconds
-        self.seconds["decode"] += picture.decode_seconds
-        self.digests[i], self.sizes[i], self.mtimes[i] = picture.digest, picture.size, picture.mtime
-        self.scanned.append(i)
-        if picture.reason:
-            self._skip(i, picture.reason)
-        elif picture.inputs and (lacking := self._lacking(picture.digest)):
-            for network in lacking:
-                self._given[network].add(picture.digest)
-            self.computed += 1
+        i = outcome.index
+        self.digests[i], self.sizes[i], self.mtimes[i] = outcome.digest, outcome.size, outcome.mtime
+        if outcome.reason:
+            self._skip(i, outcome.reason)
+        elif outcome.given:
+            self._given.add(outcome.digest)
         self.done += 1
         self._report()
-
-    def _take(self, batch: Batch) -> None:
-        """Give the writers those rows of a batch that they do not have."""
-        self.seconds["forward"] += batch.seconds
-        target = self.targets[batch.network]
-        finite = np.all([np.isfinite(vectors).all(axis=1) for vectors in batch.vectors], axis=0)
-        digests = [picture.digest for picture in batch.pictures]
-        bad = {digest for digest, good in zip(digests, finite.tolist(), strict=True) if not good}
-        self.computed -= len(bad - self.not_finite)
-        self.not_finite |= bad
-        for i, vectors in zip(target.lacking, batch.vectors, strict=True):
-            known = self._known[batch.network][i]
-            keep = [row for row, digest in enumerate(digests) if digest not in known and digest not in bad]
-            target.writers[i].add([digests[row] for row in keep], vectors[keep])
-        if any(writer.due for writer in target.writers):
-            self.stage()
-
-    def _start(self, network: int, first: list[Picture]) -> None:
-        self.notes += self.targets[network].start_engine(first)
 
     def _skip(self, index: int, reason: str) -> None:
         if self.job.strict:
@@ -450,18 +365,3 @@ class _Run:
     def _report(self) -> None:
         if self.job.on_progress:
             self.job.on_progress(Progress(self.done, len(self.job.images), len(self.reasons)))
-
-
-def _refuse_another(now: FeatureSpec, then: FeatureSpec, backbone: str, store: Path) -> None:
-    if now != then:
-        raise FingerprintMismatch(
-            f"the network {backbone} is not the one that {store} remembers for this command "
-            f"({'; '.join(differences(now, then))}): extract into a new store"
-        )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

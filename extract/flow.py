@@ -167,18 +167,16 @@ class _Forward:
 
     def _open(self, network: int) -> None:
         self._start(network, self._pending[network][:SAMPLE])
-        engine = self._networks[network].engine
-        assert engine is not None, "`start` sets the engine"
-        if self._pool is None:
-            self._lanes = engine.lanes
-            self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="penult-network")
+        assert self._networks[network].engine is not None, "`start` sets the engine"
 
     def _send(self, network: int, least: int) -> None:
         """Send batches as long as at least `least` pictures are there."""
         engine, pending = self._networks[network].engine, self._pending[network]
         while len(pending) >= least and pending:
-            assert self._pool is not None
             assert engine is not None
+            if self._pool is None:  # an engine may be there from an earlier flow
+                self._lanes = engine.lanes
+                self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="penult-network")
             batch = pending[: engine.batch_size]
             del pending[: engine.batch_size]
             self._flights.append(self._pool.submit(self._compute, network, batch))

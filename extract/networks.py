@@ -1,4 +1,4 @@
-"""A frozen network with the features wanted of it: from the inputs of some pictures to finished vectors."""
+"""A frozen network, how to run it and the features wanted of it: from inputs of pictures to finished vectors."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,34 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Inputs = Mapping[Recipe, Pixels]  # of one picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """How to run a network.
+
+    Parameters
+    ----------
+    engine : str
+        A key of `extract.engines.ENGINES`, or ``auto``.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+    batch_size : int
+        Pictures in a batch; 0 chooses by device.
+    precision : str
+        ``float32``, ``fp16`` or ``bf16`` (automatic mixed precision), or ``auto``: fp16 on CUDA, else float32.
+    compile : bool
+        Whether PyTorch compiles the network first, which takes a minute and pays on a GPU.
+    cores : int
+        Cores that it may use on a CPU; 0 takes all that the process has.
+    """
+
+    engine: str = "auto"
+    device: str = "auto"
+    batch_size: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    cores: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

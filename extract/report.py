@@ -19,7 +19,8 @@ def print_extraction(console: Console, result: Extraction, store: Path) -> None:
     parts = [f"{result.extracted} extracted", f"{result.reused} reused"]
     parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
     rate = f", {result.images_per_second:,.0f} pictures/s" if result.extracted else ""
-    console.print(f"{result.images} pictures: {', '.join(parts)} in {duration(result.seconds)}{rate}")
+    workers = f", by {result.workers} workers ({result.engine})" if result.workers > 1 else ""
+    console.print(f"{result.images} pictures: {', '.join(parts)} in {duration(result.seconds)}{rate}{workers}")
     if result.limit:
         console.print(result.limit)
     splits = ", ".join(f"{name or 'no split'} {n}" for name, n in result.splits.items())

@@ -57,6 +57,8 @@ class Extraction:
         What a user would want to know.
     features : list of FeatureResult
         Every vector that was wanted, in the order of networks, layers and views.
+    workers : int
+        Processes that computed: 1, or as many as did so on a cluster; 0 if nothing had to be.
     """
 
     images: int
@@ -74,6 +76,7 @@ class Extraction:
     splits: dict[str, int]
     notes: list[str]
     features: list[FeatureResult]
+    workers: int
 
 
 def name_limit(seconds: dict[str, float], *, on_cpu: bool, engine: str, workers: int, cores: int, wall: float) -> str:

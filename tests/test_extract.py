@@ -75,7 +75,7 @@ def test_the_default_feature_keeps_its_fingerprint():
 def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictures, tmp_path, monkeypatch):
     extract(pictures, tmp_path / "f.h5")
     before = (tmp_path / "f.h5").stat().st_ino
-    monkeypatch.setattr("extract.extractor.flow", refuse_to_read)
+    monkeypatch.setattr("extract.passes.flow", refuse_to_read)
     monkeypatch.setattr("extract.wanted.open_backbone", refuse_to_read)
     again = extract(pictures, tmp_path / "f.h5")
     assert (again.extracted, again.reused, again.engine, again.published) == (0, 36, "none", False)

@@ -14,7 +14,7 @@ COMMON = {"numpy", "rich"}
 ALLOWED = {
     "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow"} | COMMON,
     "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
-    | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif"}
+    | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif", "ray"}
     | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
@@ -48,6 +48,11 @@ def test_only_the_store_touches_hdf5():
     assert "h5py" not in imported(ROOT / "pipeline.py")
 
 
+def test_only_one_file_knows_ray():
+    users = {p.name for package in ALLOWED for p in (ROOT / package).glob("*.py") if "ray" in imported(p)}
+    assert users == {"raylink.py"}
+
+
 def test_the_command_line_imports_nothing_heavy_at_the_top():
     tree = ast.parse((ROOT / "pipeline.py").read_text())
     top = {a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names}
@@ -73,6 +78,7 @@ def test_every_file_says_what_it_owns():
         ("extract.extractor, extract.engines, extract.embed, extract.recheck", "onnxruntime"),
         ("extract.extractor, extract.report, extract.decode", "pillow_heif"),
         ("extract.survey, extract.statistics, extract.survey_report, extract.gallery", "torch"),
+        ("extract.extractor, extract.engines, extract.cluster, extract.raylink", "ray"),
         ("pipeline", "numpy"),
     ],
 )
