@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import os
 import subprocess
@@ -149,3 +150,28 @@ def stage() -> Callable[..., Path]:
         return stage_block(store, new_run_id(), 1, block_image(features, make_view(rows)))
 
     return stage
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Any]:
+    """Start a real S3 server on loopback, with credentials of its own in the environment; return a client, or None.
+
+    One for all tests, since s3fs keeps its connections for as long as the process lives.
+    """
+    if not all(importlib.util.find_spec(name) for name in ("moto", "flask", "s3fs")):
+        yield None
+        return
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    yield boto3.client("s3")
+    patch.undo()
+    running.stop()

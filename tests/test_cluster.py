@@ -1,7 +1,6 @@
 """Extraction by workers of a Ray cluster: one cluster of two cores for the whole file, in processes of its own."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shutil
@@ -46,28 +45,6 @@ class DeadlyImages(ImageSet):
                 Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read(index)
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """Start an S3 server on loopback, with credentials of its own in the environment; return a client, or None."""
-    if not all(importlib.util.find_spec(name) for name in ("moto", "flask", "s3fs")):
-        yield None
-        return
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "something")
-    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    yield boto3.client("s3")
-    patch.undo()
-    running.stop()
 
 
 CLUSTER = """

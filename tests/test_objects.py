@@ -10,10 +10,12 @@ from PIL import Image
 from data.errors import ImageSetError, StoreError
 from data.images import PictureList, open_images
 from data.pixels import encode
+from extract.decode import decode
 from extract.extractor import Extractor
-from extract.preprocess import decode
+from extract.wanted import Wanted
 
 torchvision = pytest.importorskip("torchvision")
+NETWORK = [Wanted("timm/test_resnet", "random")]
 
 
 def noise(seed, *shape, dtype=np.uint8):
@@ -133,7 +135,7 @@ def test_a_data_set_that_fails_is_skipped_with_its_reason(tmp_path):
             return super().__getitem__(index)
 
     store = tmp_path / "f.h5"
-    result = Extractor(open_images(Broken()), store, backbone="timm/test_resnet", weights="random").run()
+    result = Extractor(open_images(Broken()), store, NETWORK).run()
     assert [(s.path, s.reason) for s in result.skipped] == [
         ("1", "cannot be read: the data set raised keyerror: 'no such key'")
     ]
@@ -142,11 +144,10 @@ def test_a_data_set_that_fails_is_skipped_with_its_reason(tmp_path):
 
 def test_another_object_of_the_same_type_is_not_taken_for_the_same_set(tmp_path):
     store = tmp_path / "f.h5"
-    network = {"backbone": "timm/test_resnet", "weights": "random"}
-    assert Extractor(open_images(Toys()), store, **network).run().extracted == 6
-    assert Extractor(open_images(Toys(8)), store, **network).run().extracted == 2
+    assert Extractor(open_images(Toys()), store, NETWORK).run().extracted == 6
+    assert Extractor(open_images(Toys(8)), store, NETWORK).run().extracted == 2
     with pytest.raises(StoreError, match="give this one another name with --name"):
-        Extractor(open_images(Toys(6, hue=9)), store, **network).run()
+        Extractor(open_images(Toys(6, hue=9)), store, NETWORK).run()
     # what is gone with its process is no reason to doubt the store
     checked = penult("verify", store, "--sample", "3")
     assert (checked.returncode, checked.stderr) == (0, "")
