@@ -112,8 +112,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
     add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"))
-    add("--resampler", choices=("torch", "pillow"), help="who resizes: PyTorch is faster, Pillow is what "
-        "torchvision's transforms on PIL images use (default: torch)")
     add("--decoder", choices=("pillow", "draft"), help="draft decodes large JPEGs at reduced size (default: pillow)")
     add("--gray", dest="color", action="store_const", const="gray", help="without colour, in three equal channels")
     add("--color", choices=("rgb", "gray", "luma", "rgba"), help="luma and rgba adapt the first convolution to one "
@@ -226,7 +224,6 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
         interpolation=arguments.interpolation,
         mean=tuple(arguments.mean) if arguments.mean else None,
         std=tuple(arguments.std) if arguments.std else None,
-        resampler=arguments.resampler,
         decoder=arguments.decoder,
         color=arguments.color,
     )

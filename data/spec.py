@@ -10,7 +10,7 @@ from data.errors import FingerprintMismatch, SpecError
 
 # Fields that came after format version 1 go here with the value that means "as before": they are left out of
 # the canonical JSON while they hold it, so that old fingerprints stay valid (docs/format.md, "Spec").
-_LATER_DEFAULTS: dict[str, object] = {"resampler": "pillow", "projection": "", "normalize": ""}
+_LATER_DEFAULTS: dict[str, object] = {"projection": "", "normalize": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,6 @@ class FeatureSpec:
         resized crop; ``mean(A,B)``: the mean of the features of views A and B.
     decoder : str
         ``pillow``: full size, by the policy in `extract.preprocess`; ``draft``: JPEG at reduced size.
-    resampler : str
-        Who resizes: ``pillow``, or ``torch`` (PyTorch's antialiased kernels on uint8, as torchvision's v2 transforms).
     projection : str
         Empty, ``random:DIM:SEED``, or ``pca:DIM:`` and the digest of mean and components.
     normalize : str
@@ -81,7 +79,6 @@ class FeatureSpec:
     exif: str = "apply"
     view: str = "center"
     decoder: str = "pillow"
-    resampler: str = "pillow"
     projection: str = ""
     normalize: str = ""
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from data.errors import MissingFile, SpecError, WeightsError
 from data.spec import FeatureSpec
-from extract.preprocess import TORCH_RESAMPLES
 from extract.zoo import DEFAULT_BACKBONE as DEFAULT_BACKBONE
 from extract.zoo import PACKAGE, build_network, find_state, is_file, require_torch, resolve_name, take_off_head
 
@@ -20,8 +19,6 @@ ALL_STAGES = "all-stages"
 # Part of a state dict is taken where at least this share of the tensors on the way to the layers is in it: below
 # that most of the features would be a random network's, which `--weights random` gives openly.
 _LEAST_PART = 0.5
-# What a command leaves open has another meaning since version 2: PyTorch resizes, not Pillow.
-_DEFAULTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +38,6 @@ class Options:
     color : str, optional
         ``rgb``; ``gray``: grey in three equal channels, for the network as it is; ``luma``: grey in one channel;
         ``rgba``: alpha as a fourth. The last two adapt the first convolution (`extract.channels`).
-    resampler : str, optional
-        ``torch`` or ``pillow``; by default PyTorch's, which is faster, for the interpolations that it has.
     decoder : str, optional
         ``pillow``: full size; ``draft``: a JPEG at reduced size, where it is much larger than needed.
     """
@@ -53,7 +48,6 @@ class Options:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     color: str | None = None
-    resampler: str | None = None
     decoder: str | None = None
 
     def apply(self, spec: FeatureSpec) -> FeatureSpec:
@@ -76,10 +70,6 @@ class Options:
             changed["color"] = self.color
         if self.decoder is not None:
             changed["decoder"] = self.decoder
-        interpolation = self.interpolation or spec.interpolation
-        changed["resampler"] = self.resampler or ("torch" if interpolation in TORCH_RESAMPLES else "pillow")
-        if changed["resampler"] == "torch" and interpolation not in TORCH_RESAMPLES:
-            raise SpecError(f"PyTorch does not resample by {interpolation}: use --resampler pillow")
         channels = self.channels
         for name, own, values in (("mean", spec.mean, self.mean), ("std", spec.std, self.std)):
             if values is None:
@@ -194,7 +184,6 @@ def request(
             if v is not None and (k, v) != ("color", "rgb")
         },
         "versions": {p: _version(p) for p in packages if _version(p)},
-        "defaults": _DEFAULTS,
     }
     if output.layer != PENULTIMATE:
         asked["layer"] = output.layer

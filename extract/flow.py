@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from threadpoolctl import threadpool_limits
+
 from data.images import Pictures
 from extract.decode import pillow_settings
 from extract.networks import Floats, Network
@@ -16,6 +18,8 @@ from extract.reader import Picture, read_picture
 
 # Pictures that a network's engine is tried on before it runs the rest.
 SAMPLE = 4  # a batch on a CPU
+# Pictures that may at least wait, read, for the networks: work for the readers while an engine starts.
+_AHEAD = 64
 
 
 @dataclasses.dataclass
@@ -42,8 +46,8 @@ class Batch:
 
 @contextlib.contextmanager
 def decoding() -> Iterator[None]:
-    """Keep what is global in Pillow and PyTorch as it was, around a `flow`."""
-    with pillow_settings(), _torch_settings_kept():
+    """Set what is global in Pillow and the BLAS for a `flow`, and keep that and PyTorch's settings as they were."""
+    with pillow_settings(), _torch_settings_kept(), threadpool_limits(1, user_api="blas"):
         yield
 
 
@@ -133,7 +137,7 @@ class _Forward:
     def ahead(self) -> int:
         """How many pictures may wait, read, for the networks: enough for the next batch of each lane."""
         sizes = [n.engine.batch_size * n.engine.lanes for n in self._networks if n.engine]
-        return max([2 * SAMPLE, *sizes])
+        return max([_AHEAD, *sizes])
 
     def add(self, network: int, picture: Picture) -> None:
         """Take a picture; a full batch is sent on its way."""

@@ -6,22 +6,14 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from data.errors import SpecError
 from data.spec import FeatureSpec
 from extract.decode import Pixels
+from extract.resample import resize_by_pillow, resize_crop
 
 # A picture 12 times as long as wide would be resized to twelve crops' area to use one: cut it first.
 _MAX_ASPECT = 12
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-# What PyTorch's antialiased kernels for uint8 offer; the others are Pillow's.
-TORCH_RESAMPLES = ("bilinear", "bicubic")
 CORNERS = {"top-left": (0, 0), "top-right": (0, 1), "bottom-left": (1, 0), "bottom-right": (1, 1)}
 # Of a random resized crop: share of the picture's area and width over height, drawn as torchvision does (Szegedy et
 # al. 2015). Its least area is a quarter here: the network is not trained any more, so it cannot learn to see a 12th.
@@ -29,7 +21,7 @@ _AREA, _ASPECT = (0.25, 1.0), (3 / 4, 4 / 3)
 # A draft keeps this many times the pixels that the resized side has; a random crop may enlarge a quarter of the area.
 _DRAFT, _DRAFT_RANDOM = 2, 4
 
-_Key = tuple[tuple[int, int], str, str, int]  # size after resizing, interpolation, resampler, channels
+_Key = tuple[tuple[int, int], tuple[int, int], tuple[int, int], str, int]  # resized, corner, crop, ..., channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +35,6 @@ class Recipe:
     color: str
     view: str
     decoder: str
-    resampler: str
 
     @property
     def decoding(self) -> tuple[bool, int]:
@@ -103,9 +94,8 @@ def expand_views(names: list[str]) -> list[str]:
 def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes) -> list[Pixels]:
     """Make the input of a network for each recipe; a resize that several share is done once.
 
-    With resampler ``pillow`` equal to torchvision's and timm's evaluation transforms on PIL images, bit for bit, for
-    pictures up to 12 times as long as wide; of longer ones only the part that the crop needs is computed. With
-    ``torch`` equal to torchvision's v2 transforms on uint8 tensors: within one or two grey levels of Pillow.
+    Equal to torchvision's and timm's evaluation transforms on PIL images, bit for bit, for pictures up to 12 times as
+    long as wide; of longer ones only the part that the crop needs is computed.
 
     Parameters
     ----------
@@ -139,39 +129,6 @@ def _resized_size(pixels: Pixels, recipe: Recipe) -> tuple[int, int]:
     return (scaled, recipe.resize) if w <= h else (recipe.resize, scaled)
 
 
-def _resize(pixels: Pixels, size: tuple[int, int], recipe: Recipe) -> Pixels:
-    if pixels.shape[:2] == size:
-        return pixels
-    if recipe.resampler == "torch":
-        return _by_torch(pixels, size, recipe.interpolation)
-    return _by_pillow(pixels, size, recipe.interpolation, None)
-
-
-def _by_pillow(
-    pixels: Pixels, size: tuple[int, int], interpolation: str, box: tuple[float, float, float, float] | None
-) -> Pixels:
-    height, width = size
-    method = _RESAMPLING[interpolation]
-    rgb = np.asarray(Image.fromarray(pixels[:, :, :3]).resize((width, height), method, box=box))
-    if pixels.shape[2] == 3:
-        return rgb
-    alpha = np.asarray(Image.fromarray(pixels[:, :, 3]).resize((width, height), method, box=box))
-    return np.concatenate([rgb, alpha[:, :, None]], axis=2)
-
-
-def _by_torch(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
-    import torch
-
-    if torch.get_num_threads() != 1:  # pictures are decoded beside each other; `extract.flow` puts it back
-        torch.set_num_threads(1)
-    if not pixels.flags.writeable:  # torch warns of memory that it could write to; nothing here does
-        pixels = pixels.copy()
-    # (H, W, C) seen as (1, C, H, W) is channels_last, for which the kernels are made
-    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized = torch.nn.functional.interpolate(batch, size=size, mode=interpolation, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
-
-
 def _crop(pixels: Pixels, recipe: Recipe, shared: dict[_Key, Pixels]) -> Pixels:
     """Return the crop of a resized picture, which other crops may share."""
     (h, w), size, (height, width) = pixels.shape[:2], _resized_size(pixels, recipe), recipe.crop
@@ -182,12 +139,12 @@ def _crop(pixels: Pixels, recipe: Recipe, shared: dict[_Key, Pixels]) -> Pixels:
         top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)  # half to even, as torchvision crops
     if max(h, w) > _MAX_ASPECT * min(h, w) and recipe.fit == "shorter":
         box = (left * w / size[1], top * h / size[0], (left + width) * w / size[1], (top + height) * h / size[0])
-        crop = _by_pillow(pixels, recipe.crop, recipe.interpolation, box)
+        crop = resize_by_pillow(pixels, recipe.crop, recipe.interpolation, box)
     else:
-        key = (size, recipe.interpolation, recipe.resampler, pixels.shape[2])
+        key = (size, (top, left), recipe.crop, recipe.interpolation, pixels.shape[2])
         if key not in shared:
-            shared[key] = _resize(pixels, size, recipe)
-        crop = shared[key][top : top + height, left : left + width]
+            shared[key] = resize_crop(pixels, size, (top, left), recipe.crop, recipe.interpolation)
+        crop = shared[key]
     return crop[:, ::-1] if recipe.view == "flip" else crop
 
 
@@ -205,7 +162,8 @@ def _random_crop(pixels: Pixels, recipe: Recipe, digest: bytes) -> Pixels:
     else:  # a very long picture: as much as fits
         width, height = min(w, round(h * _ASPECT[1])), min(h, round(w * _ASPECT[1]))
     left, top = int(u[20] * (w - width + 1)), int(u[21] * (h - height + 1))
-    made = _resize(np.ascontiguousarray(pixels[top : top + height, left : left + width]), recipe.crop, recipe)
+    part = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    made = resize_crop(part, recipe.crop, (0, 0), recipe.crop, recipe.interpolation)
     return made[:, ::-1] if u[22] < 0.5 else made
 
 

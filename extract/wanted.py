@@ -169,8 +169,6 @@ def wanted_of(request: dict[str, Any], weights: str, projection: str) -> Wanted:
         Where its files are now.
     """
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in request["options"].items()}
-    if "defaults" not in request:  # of a version that let Pillow resize
-        options.setdefault("resampler", "pillow")
     view, asked, partial = request.get("view", "center"), request.get("projection", ""), request.get("partial")
     return Wanted(
         backbone=request["backbone"],

