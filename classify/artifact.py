@@ -12,7 +12,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from classify.heads import HEADS, Array, Floats, Head
+from classify.head import Array, Floats, Head
+from classify.heads import HEADS
 from classify.selection import Scaler, Training
 from data import VERSION
 from data.errors import HeadError, MissingFile, first_line

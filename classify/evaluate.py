@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
 from classify.artifact import TrainedHead
-from classify.heads import Array, Floats
+from classify.head import Array, Floats
 from classify.selection import log_loss
 from data.errors import HeadError
 from data.store import FeatureStore, Samples

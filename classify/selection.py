@@ -14,7 +14,8 @@ from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from classify.heads import HEADS, Array, Floats, Head, softmax
+from classify.head import Array, Floats, Head, softmax
+from classify.heads import HEADS
 from data.errors import HeadError
 from data.store import Samples
 

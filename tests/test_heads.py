@@ -8,7 +8,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
-from classify.heads import HEADS, softmax
+from classify.head import softmax
+from classify.heads import HEADS
 from data.errors import HeadError
 
 every_kind = pytest.mark.parametrize("kind", HEADS)

@@ -5,7 +5,8 @@ import pytest
 import sklearn.metrics
 from conftest import SPEC, digest_of, make_view
 
-from classify.heads import HEADS, softmax
+from classify.head import softmax
+from classify.heads import HEADS
 from classify.selection import Scaler, fit_scale, log_loss, stratified_folds, train
 from data.errors import HeadError
 from data.layout import block_image

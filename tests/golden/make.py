@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from classify.artifact import save_head
-from classify.heads import CentroidHead
+from classify.linear import CentroidHead
 from classify.selection import Candidate, Scaler, Training
 from data.layout import block_image
 from data.publish import publish

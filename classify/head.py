@@ -1,0 +1,154 @@
+"""What every head is: a scikit-learn estimator whose learnt state is a few arrays, stored without pickle."""
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from data.errors import HeadError
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+
+
+class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Base of all heads: scores for each class, and probabilities from them.
+
+    A head is used on standardised vectors (`classify.selection` standardises); it computes in float32 and keeps
+    nothing but the arrays named in `arrays`. Subclasses define `_fit` and `_scores`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (k,)
+        Labels, sorted.
+    n_features_in_ : int
+        Length of a vector.
+    scale_ : float
+        Factor on the scores before the softmax: one divided by the temperature, which `classify.selection` fits on
+        held-out scores.
+    converged_ : bool
+        Whether the solver met its stopping rule.
+    """
+
+    # The values to try, from the strongest regularisation to the weakest: {name of the parameter: values}.
+    grid: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    arrays: ClassVar[tuple[str, ...]] = ()
+    # Whether several may be fitted at once in threads of one process and still give the same result each time.
+    thread_safe: ClassVar[bool] = True
+
+    class_weight: str | None
+    random_state: int
+
+    def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> Self:
+        """Learn from vectors and labels.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n, d)
+            Vectors; converted to float32.
+        y : ndarray of shape (n,)
+            Labels of at least two classes.
+        sample_weight : ndarray of shape (n,), optional
+            How much each row counts; multiplied by the class weights.
+
+        Raises
+        ------
+        HeadError
+            If there is one class only.
+        ValueError
+            If X or y is no valid input by scikit-learn's rules.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise HeadError(f"one class ({self.classes_[0]}) cannot be told from others: give at least two")
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            if len(np.unique(encoded[weights > 0])) < 2:
+                raise HeadError("rows of one class alone weigh more than nothing: give at least two classes weight")
+        if self.class_weight is not None:
+            of_class = compute_class_weight(self.class_weight, classes=np.arange(len(self.classes_)), y=encoded)
+            weights = of_class[encoded] if weights is None else weights * of_class[encoded]
+        self.scale_ = 1.0
+        self.converged_ = True
+        self._fit(X, encoded, weights)
+        return self
+
+    def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
+        """Learn from X (n, d), y (n,) of 0 .. k - 1 and the weight of each row, or None where all weigh 1."""
+        raise NotImplementedError
+
+    def _scores(self, X: Vectors) -> Floats:
+        """Return a score for each class, (n, k) float64; binary heads give (-d/2, d/2)."""
+        raise NotImplementedError
+
+    def scores(self, X: Array) -> Floats:
+        """Return a score for each class, (n, k) float64; binary heads give (-d/2, d/2)."""
+        check_is_fitted(self, "classes_")
+        if not len(X):
+            return np.empty((0, len(self.classes_)))
+        return self._scores(validate_data(self, X, reset=False, dtype=np.float32))
+
+    def decision_function(self, X: Array) -> Floats:
+        """Return the scores as scikit-learn does: (n, k), or (n,) of the second class where there are two."""
+        scores = self.scores(X)
+        return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict_proba(self, X: Array) -> Floats:
+        """Return probabilities, (n, k) float64, rows summing to one."""
+        return softmax(self.scale_ * self.scores(X))
+
+    def predict(self, X: Array) -> Array:
+        """Return the most likely label of each row, (n,)."""
+        return np.asarray(self.classes_[np.argmax(self.scores(X), axis=1)])
+
+    def state(self) -> dict[str, Array]:
+        """Return the learnt arrays by name."""
+        return {name: np.ascontiguousarray(getattr(self, name)) for name in self.arrays}
+
+    def restore(self, arrays: dict[str, Array], n_classes: int, scale: float) -> None:
+        """Take back what `state` gave; labels become 0 .. n_classes - 1."""
+        self.classes_ = np.arange(n_classes)
+        self.scale_ = scale
+        for name in self.arrays:
+            setattr(self, name, arrays[name])
+        self.n_features_in_ = self._width()
+
+    def _width(self) -> int:
+        """Return the length of a vector, from the learnt arrays."""
+        raise NotImplementedError
+
+
+class LinearHead(Head):
+    """A head whose scores are ``X @ coef_.T + intercept_``; coef_ (k, d), or (1, d) where there are two classes."""
+
+    arrays = ("coef_", "intercept_")
+
+    def _scores(self, X: Vectors) -> Floats:
+        decision = (X @ self.coef_.T).astype(np.float64) + self.intercept_
+        return two_sided(decision)
+
+    def _keep(self, coef: Array, intercept: Array) -> None:
+        self.coef_ = np.ascontiguousarray(np.atleast_2d(coef), dtype=np.float32)
+        self.intercept_ = np.asarray(intercept, dtype=np.float64).reshape(-1)
+
+    def _width(self) -> int:
+        return int(self.coef_.shape[1])
+
+
+def softmax(scores: Floats) -> Floats:
+    """Return the softmax of each row."""
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def two_sided(decision: Floats) -> Floats:
+    """Return scores of both classes for one column of decisions, and several columns as they are."""
+    return np.hstack([-decision / 2, decision / 2]) if decision.shape[1] == 1 else decision
