@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
 from classify.artifact import TrainedHead
+from classify.calibration import log_loss
 from classify.head import Array, Floats
-from classify.selection import log_loss
 from data.errors import HeadError
 from data.store import FeatureStore, Samples
 

@@ -70,7 +70,8 @@ def test_the_metadata_tell_all_about_the_training(tmp_path):
     info = load_head(tmp_path / "a").info
     assert info["format"] == 1
     assert info["kind"] == "lr"
-    assert info["params"] == {"C": training.params["C"], "class_weight": None, "random_state": 4}
+    solver = {"solver": "penult", "tol": 1e-4, "max_iter": 1000}
+    assert info["params"] == {"C": training.params["C"], **solver, "class_weight": None, "random_state": 4}
     assert info["classes"] == ["cat", "dog", "ému"]
     assert info["fingerprint"] == SPEC.fingerprint
     assert info["spec"] == json.loads(SPEC.canonical_json())

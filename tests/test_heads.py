@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import recall_score
@@ -174,7 +175,7 @@ def test_lr_equals_scikit_learn(n_classes, class_weight):
 @pytest.mark.parametrize("n", [20, 5])  # n >= d, and below
 def test_svm_equals_scikit_learn(n_classes, n):
     X, y = blobs([n] * n_classes, dim=32)
-    head = HEADS["svm"](C=0.01).fit(X, y)
+    head = HEADS["svm"](C=0.01, tol=1e-6).fit(X, y)
     exact = LinearSVC(C=0.01, dual=False, tol=1e-10, max_iter=100_000).fit(X.astype(float), y)
     assert head.converged_
     np.testing.assert_allclose(head.coef_, exact.coef_, atol=1e-3)
@@ -198,14 +199,23 @@ def test_ridge_is_exact_where_the_normal_equations_are_near_singular():
 
 
 @every_size
-@pytest.mark.parametrize("shrinkage", ["auto", 0.3])
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_lda_equals_scikit_learn(n_classes, shrinkage, class_weight):
+def test_lda_equals_scikit_learn(n_classes, class_weight):
     X, y = blobs([30, 50, 40, 20][:n_classes])
-    head = HEADS["lda"](shrinkage=shrinkage, class_weight=class_weight).fit(X, y)
+    head = HEADS["lda"](shrinkage=0.3, class_weight=class_weight).fit(X, y)
     priors = None if class_weight is None else np.full(n_classes, 1 / n_classes)
-    exact = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage, priors=priors).fit(X.astype(float), y)
+    exact = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3, priors=priors).fit(X.astype(float), y)
     np.testing.assert_allclose(head.predict_proba(X), exact.predict_proba(X), atol=1e-4)
+
+
+@every_size
+def test_lda_shrinks_the_pooled_covariance_as_ledoit_and_wolf_do(n_classes):
+    X, y = blobs([30, 50, 40, 20][:n_classes])
+    means = np.stack([X[y == i].mean(axis=0, dtype=float) for i in range(n_classes)])
+    _, intensity = ledoit_wolf(X - means[y], assume_centered=True)
+    heads = [HEADS["lda"](shrinkage=shrinkage).fit(X, y) for shrinkage in ("auto", float(intensity))]
+    assert 0.01 < intensity < 0.99
+    np.testing.assert_allclose(heads[0].coef_, heads[1].coef_, rtol=1e-4)
 
 
 @every_kind

