@@ -1,5 +1,6 @@
 """The heads by name."""
 
+from classify.bayes import BayesHead
 from classify.head import Head
 from classify.linear import CentroidHead, LDAHead, LogisticHead, RidgeHead, SVMHead
 from classify.mlp import MLPHead
@@ -10,6 +11,7 @@ HEADS: dict[str, type[Head]] = {
     "svm": SVMHead,
     "mlp": MLPHead,
     "knn": KNNHead,
+    "bayes": BayesHead,
     "centroid": CentroidHead,
     "ridge": RidgeHead,
     "lda": LDAHead,

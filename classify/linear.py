@@ -10,7 +10,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from classify.closed_form import lda_path, ridge_path
-from classify.head import Array, Floats, LinearHead, Vectors
+from classify.head import Array, ClassWeight, Floats, LinearHead, Vectors
 from classify.paths import Fit, Task, logistic_path, svm_path
 from classify.rows import Moments, Rows
 from data.errors import HeadError
@@ -25,6 +25,10 @@ class PathHead(LinearHead):
     ----------
     gap_ : float
         How far the objective may be above its optimum, relatively: a duality gap, zero for closed forms.
+    n_iter_ : int
+        Steps of the solver, at most over the classes.
+    multilabel_ : bool
+        Whether a row may bear several labels.
     """
 
     # Name of the parameter that the path runs along.
@@ -33,6 +37,8 @@ class PathHead(LinearHead):
     centred: ClassVar[bool] = True
     # Whether a row may bear several labels.
     several: ClassVar[bool] = True
+
+    multilabel_: bool = False
 
     def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> Self:
         """Learn from vectors and labels, one a row or, as an indicator matrix, several.
@@ -62,7 +68,7 @@ class PathHead(LinearHead):
             raise HeadError(f"{type(self).__name__} takes one label a row, got {y.shape[1]}: use lr, svm or ridge")
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
         self.classes_ = np.arange(y.shape[1])
-        self.scale_, self.converged_ = 1.0, True
+        self.scale_, self.bias_, self.converged_ = 1.0, 0.0, True
         self._fit(X, np.asarray(y), weights)
         return self
 
@@ -78,9 +84,11 @@ class PathHead(LinearHead):
         """Return the most likely label of each row, (n,); or 0 and 1 for each of several labels, (n, k)."""
         return (self.scores(X) > 0).astype(np.int64) if self.multilabel_ else super().predict(X)
 
-    def restore(self, arrays: dict[str, Array], n_classes: int, scale: float) -> None:
+    def restore(
+        self, arrays: dict[str, Array], n_classes: int, scale: float | Floats, bias: float | Floats = 0.0
+    ) -> None:
         """Take back what `state` gave; labels become 0 .. n_classes - 1, one a row."""
-        super().restore(arrays, n_classes, scale)
+        super().restore(arrays, n_classes, scale, bias)
         self.multilabel_ = False
 
     def __sklearn_tags__(self) -> Any:
@@ -100,13 +108,13 @@ class PathHead(LinearHead):
         """Learn from a task with one fold: the head is for rows standardised by its moments, of classes 0 .. k - 1."""
         self.classes_ = np.arange(task.n_classes)
         self.n_features_in_ = task.rows.shape[1]
-        self.scale_, self.converged_, self.multilabel_ = 1.0, True, False
+        self.scale_, self.bias_, self.converged_, self.multilabel_ = 1.0, 0.0, True, False
         self._solve(task)
 
     def _solve(self, task: Task) -> None:
         (fit,) = self.path(task, [getattr(self, self.along)], **self.options())
         self._keep(fit.coef[0], fit.intercept[0])
-        self.gap_ = fit.gap
+        self.gap_, self.n_iter_ = fit.gap, max(fit.steps, 1)
         self.converged_ = fit.gap <= getattr(self, "tol", 0.0)
 
     def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
@@ -143,7 +151,7 @@ class SolverHead(PathHead):
         solver: str = "penult",
         tol: float = 1e-4,
         max_iter: int = 1000,
-        class_weight: str | None = None,
+        class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
         self.C = C
@@ -166,7 +174,7 @@ class SolverHead(PathHead):
         if self.multilabel_:
             raise HeadError("solver 'sklearn' takes one label a row: use solver 'penult'")
         model = self._peer().fit(X.astype(np.float64), y, sample_weight=weights)
-        self.gap_ = np.nan
+        self.gap_, self.n_iter_ = np.nan, int(np.max(model.n_iter_))
         self.converged_ = bool(np.max(model.n_iter_) < model.max_iter)
         self._keep(model.coef_, model.intercept_)
 
@@ -202,7 +210,7 @@ class SVMHead(SolverHead):
         solver: str = "penult",
         tol: float = 1e-4,
         max_iter: int = 1000,
-        class_weight: str | None = None,
+        class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
         super().__init__(C, solver, tol, max_iter, class_weight, random_state)
@@ -230,7 +238,7 @@ class RidgeHead(PathHead):
     grid: ClassVar = {"alpha": (1e6, 1e5, 1e4, 1e3, 1e2, 1e1)}
     along = "alpha"
 
-    def __init__(self, alpha: float = 1e3, class_weight: str | None = None, random_state: int = 0) -> None:
+    def __init__(self, alpha: float = 1e3, class_weight: ClassWeight = None, random_state: int = 0) -> None:
         self.alpha = alpha
         self.class_weight = class_weight
         self.random_state = random_state
@@ -247,7 +255,9 @@ class LDAHead(PathHead):
     along = "shrinkage"
     several = False
 
-    def __init__(self, shrinkage: str | float = "auto", class_weight: str | None = None, random_state: int = 0) -> None:
+    def __init__(
+        self, shrinkage: str | float = "auto", class_weight: ClassWeight = None, random_state: int = 0
+    ) -> None:
         self.shrinkage = shrinkage
         self.class_weight = class_weight
         self.random_state = random_state
@@ -258,9 +268,13 @@ class LDAHead(PathHead):
 
 
 class CentroidHead(LinearHead):
-    """Nearest class mean in Euclidean distance, which is linear in X; every class weighs the same."""
+    """Nearest class mean in Euclidean distance, which is linear in X; every class weighs the same.
 
-    def __init__(self, class_weight: str | None = None, random_state: int = 0) -> None:
+    Class weights that are given one by one count as prior odds, as in discriminant analysis with one variance for
+    all features.
+    """
+
+    def __init__(self, class_weight: ClassWeight = None, random_state: int = 0) -> None:
         self.class_weight = class_weight
         self.random_state = random_state
 
@@ -274,3 +288,7 @@ class CentroidHead(LinearHead):
         # |x - m|^2 / -2 = x.m - |m|^2 / 2 - |x|^2 / 2, whose last term is the same for every class
         self.coef_ = means.astype(np.float32)
         self.intercept_ = -(means**2).sum(axis=1) / 2
+        if isinstance(self.class_weight, dict):
+            odds = [self.class_weight.get(label, 1.0) for label in self.classes_.tolist()]
+            variance = np.average(((X - means[y]) ** 2).mean(axis=1), weights=weights)
+            self.intercept_ += variance * np.log(odds)

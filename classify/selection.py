@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
-from classify.calibration import fit_scale, log_loss
+from classify.calibration import METHODS, Calibration, calibrate, fit_scale, log_loss
 from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import HEADS
@@ -73,6 +73,8 @@ class Training:
         ``best`` or ``one-se``.
     folds, seed : int
         Of the cross-validation.
+    calibration : Calibration or None
+        How its scores become probabilities, and the error before and after, on what was held out.
     gap : float or None
         How far the final objective may be above its optimum, relatively; None where nothing is minimised.
     seconds : float
@@ -94,6 +96,7 @@ class Training:
     notes: list[str]
     rule: str = "best"
     gap: float | None = None
+    calibration: Calibration | None = None
 
     @property
     def chosen(self) -> int:
@@ -111,6 +114,7 @@ def train(
     grid: Sequence[Any] | None = None,
     rule: str = "best",
     class_weight: str | None = None,
+    calibration_method: str = "temperature",
     seed: int = 0,
     memory: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -143,6 +147,8 @@ def train(
         (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3).
     class_weight : str, optional
         ``balanced``: each class weighs the same whatever its size.
+    calibration_method : str
+        See `classify.calibration.calibrate`.
     seed : int
         Of the folds and of the head's own randomness.
     memory : int, optional
@@ -166,6 +172,8 @@ def train(
     settings = _grid(kind, fixed, tune, grid)
     if rule not in RULES:
         raise HeadError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
+    if calibration_method not in METHODS:
+        raise HeadError(f"no way to calibrate {calibration_method!r}: choose one of {', '.join(METHODS)}")
     if tune == "val":
         design = Design.validation(samples, val)
     elif tune == "loo":
@@ -184,7 +192,7 @@ def train(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
         tried = _try(kind, settings, design, tune, class_weight, seed, block, lambda done: report(int(done), total))
-        candidates, scales = _judge(settings, tried, design, class_weight == "balanced")
+        candidates = _judge(settings, tried, design, class_weight == "balanced")
         best = _choose(candidates, design, rule)
         (head,) = _made(kind, settings[best : best + 1], class_weight, seed)
         scaler = Scaler.fit(samples.X, *samples.others)
@@ -193,7 +201,8 @@ def train(
         else:
             X, y = samples.training()
             head.fit(scaler.transform(X), y)
-    head.scale_ = scales[best] if scales else 1.0
+    calibration = _calibrated(tried, best, design, len(settings), calibration_method)
+    head.scale_, head.bias_ = calibration.scale, calibration.bias
     gap = getattr(head, "gap_", None)
     report(total, total)
     return Training(
@@ -210,6 +219,7 @@ def train(
         notes=_notes(kind, head, settings, best, candidates),
         rule=rule,
         gap=gap,
+        calibration=calibration,
     )
 
 
@@ -234,11 +244,9 @@ def _try(
     return trials(heads, design, class_weights, block, report)
 
 
-def _judge(
-    settings: list[dict[str, Any]], tried: list[Trial], design: Design, balanced: bool
-) -> tuple[list[Candidate], list[float]]:
-    """Return what each setting did on what was held out, `balanced` or not, and its scores' factor."""
-    candidates, scales = [], []
+def _judge(settings: list[dict[str, Any]], tried: list[Trial], design: Design, balanced: bool) -> list[Candidate]:
+    """Return what each setting did on what was held out, `balanced` or not; the log-loss after temperature scaling."""
+    candidates = []
     kept = kept_rows(design, len(settings))
     truth, fold_of = design.truth, design.fold_of
     for params, trial in zip(settings if tried else [], tried, strict=True):
@@ -253,8 +261,14 @@ def _judge(
                 gap=trial.gap,
             )
         )
-        scales.append(scale)
-    return candidates, scales
+    return candidates
+
+
+def _calibrated(tried: list[Trial], best: int, design: Design, n_settings: int, method: str) -> Calibration:
+    if not tried:
+        return Calibration("none", 1.0, 0.0, None, None)
+    kept = kept_rows(design, n_settings)
+    return calibrate(tried[best].scores, design.truth[kept], design.fold_of[kept], method)
 
 
 def _choose(candidates: list[Candidate], design: Design, rule: str) -> int:
