@@ -103,6 +103,28 @@ class Training:
         """The number of the chosen candidate."""
         return next((i for i, c in enumerate(self.candidates) if c.params == self.params), 0)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the arrays, as `fit --json` prints it."""
+        calibration = self.calibration
+        return {
+            "kind": self.kind,
+            "params": self.params,
+            "cv_accuracy": self.cv_accuracy,
+            "tuned_on": self.tuned_on,
+            "rule": self.rule,
+            "folds": self.folds,
+            "candidates": [vars(candidate) for candidate in self.candidates],
+            "calibration": calibration
+            and {
+                "method": calibration.method,
+                "before": calibration.before and vars(calibration.before),
+                "after": calibration.after and vars(calibration.after),
+            },
+            "objective_gap": self.gap,
+            "seconds": round(self.seconds, 3),
+            "notes": self.notes,
+        }
+
 
 def train(
     kind: str,
