@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp
 from sklearn.utils import check_random_state
+from threadpoolctl import threadpool_limits
 
 from classify.head import Array, ClassWeight, Floats, Head, Vectors
 from classify.network import Recipe, train
@@ -62,7 +63,7 @@ class MLPHead(Head):
         hidden: int | Sequence[int] = 64,
         n_seeds: int = 4,
         dropout: float = 0.5,
-        alpha: float = 5.0,
+        alpha: float = 1.0,
         learning_rate: float = 2e-3,
         epochs: int = 30,
         early_stopping: bool = True,
@@ -86,7 +87,9 @@ class MLPHead(Head):
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         recipe = self._recipe()
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
-        networks = train(X, y, weights, len(self.classes_), recipe, rng)
+        # one thread: the result does not hang on their number, and small products gain little from more
+        with threadpool_limits(1, user_api="blas"):
+            networks = train(X, y, weights, len(self.classes_), recipe, rng)
         self.coefs_, self.intercepts_ = networks.weights, networks.biases
 
     def _recipe(self) -> Recipe:

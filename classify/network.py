@@ -1,6 +1,7 @@
 """Small networks in numpy: several of one shape trained at once, as one wide matrix product."""
 
 import dataclasses
+import hashlib
 import itertools
 import math
 
@@ -114,7 +115,8 @@ def train(
     rng : Generator
         The source of all that is random.
     """
-    X, y, content, weights = _distinct(X, y, weights)
+    order, content, weights = _distinct(X, y, weights)
+    y = y[order]
     part = _parts(content, y, n_classes, rng) if recipe.early_stopping else np.full(len(y), -1)
     held = [np.flatnonzero(part == i % max(part.max() + 1, 1)) for i in range(recipe.count)]
     stopping = min(len(rows) for rows in held) >= _ENOUGH
@@ -132,10 +134,12 @@ def train(
     n_batches = min(len(y), max(10, math.ceil(len(y) / _BATCH)))
     backward = _Backward(networks, math.ceil(len(y) / n_batches), recipe.dropout, rng)
     adam = _Adam(networks, backward.gradient, recipe, recipe.epochs * n_batches)
-    watch = _Watch(networks, X, y, weights, held, recipe.patience) if stopping else None
+    watch = None
+    if stopping:
+        watch = _Watch(networks, [(X[order[r]], y[r], weights[r] / weights[r].sum()) for r in held], recipe.patience)
     for _ in range(recipe.epochs):
         for rows in np.array_split(rng.permutation(len(y)), n_batches):
-            backward(X[rows], targets[y[rows]], counts[:, rows])
+            backward(X[order[rows]], targets[y[rows]], counts[:, rows])
             adam.step()
         if watch and watch.is_over():
             break
@@ -232,12 +236,9 @@ class _Adam:
 class _Watch:
     """Keeps each network as it was when its loss on its held-out rows was the lowest."""
 
-    def __init__(
-        self, networks: Networks, X: Vectors, y: Indices, weights: Floats, held: list[Indices], patience: int
-    ) -> None:
-        self.networks, self.patience = networks, patience
+    def __init__(self, networks: Networks, held: list[tuple[Vectors, Indices, Floats]], patience: int) -> None:
+        self.networks, self.held, self.patience = networks, held, patience
         self.best = Networks(networks.sizes, networks.count)
-        self.held = [(X[rows], y[rows], weights[rows] / weights[rows].sum()) for rows in held]
         self.losses, self.waited = np.full(len(held), np.inf), np.zeros(len(held), dtype=int)
 
     def is_over(self) -> bool:
@@ -252,14 +253,19 @@ class _Watch:
         return bool((self.waited >= self.patience).all())
 
 
-def _distinct(X: Vectors, y: Indices, weights: Floats | None) -> tuple[Vectors, Indices, Indices, Floats]:
-    """Merge copies of a row with one label; return rows, labels, number of each row's content, and weights."""
-    whole = np.ascontiguousarray(X + np.float32(0))  # -0.0 becomes 0.0, which is the same number in other bytes
-    _, content = np.unique(whole.view(np.dtype((np.void, whole.itemsize * whole.shape[1]))), return_inverse=True)
+def _distinct(X: Vectors, y: Indices, weights: Floats | None) -> tuple[Indices, Indices, Floats]:
+    """Merge copies of a row with one label.
+
+    Returns the rows of X that are left, in an order that hangs on their contents alone, the number of each one's
+    content, and their weights, whose mean is 1.
+    """
+    # plus 0, which makes 0.0 of -0.0: the same number in other bytes
+    digests = b"".join(hashlib.blake2b((row + np.float32(0)).tobytes(), digest_size=16).digest() for row in X)
+    _, content = np.unique(np.frombuffer(digests, dtype="V16"), return_inverse=True)
     content = content.reshape(-1)
     _, rows, copies = np.unique(content * (y.max() + 1) + y, return_index=True, return_inverse=True)
     merged = np.bincount(copies, np.ones(len(y)) if weights is None else weights)
-    return X[rows], y[rows], content[rows], merged / merged.mean()
+    return rows, content[rows], merged / merged.mean()
 
 
 def _parts(content: Indices, y: Indices, n_classes: int, rng: np.random.Generator) -> Indices:

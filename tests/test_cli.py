@@ -81,6 +81,7 @@ def test_wrong_usage_exits_2(arguments):
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--split", "dev"], "no split 'dev', its splits are: test"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--tune", "val"], "no split 'val', its splits are: test"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--param", "k=3"], "head lr has no parameter 'k', only: C"),
+        (["fit", "f.h5", "--head", "mlp", "-o", "x.head", "--param", "hidden=8,8,8"], "or two layers, such as 64"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--dataset", "x"], "holds no image set 'x', only pictures"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--features", "vgg"], "holds no features 'vgg', only timm"),
         (["fit", "lr.head", "--head", "lr", "-o", "x.head"], "lr.head is not a feature store"),
