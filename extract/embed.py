@@ -103,6 +103,7 @@ def embed(
     engine: str = "auto",
     device: str = "auto",
     batch_size: int = 0,
+    precision: str = "auto",
     on_progress: Callable[[int, int, int], None] | None = None,
 ) -> Embedding:
     """Compute one feature of some pictures, as an extraction would.
@@ -115,7 +116,7 @@ def embed(
         The network.
     feature : Feature
         Which of its vectors.
-    engine, device, batch_size
+    engine, device, batch_size, precision
         As for `extract.networks.Setup`.
     on_progress : callable, optional
         Called with pictures done, in all, and skipped.
@@ -129,7 +130,7 @@ def embed(
 
     def start(_: int, first: list[Picture]) -> None:
         sample = np.stack([picture.inputs[network.recipes[0]] for picture in first])
-        network.engine = open_engine(backbone, Setup(engine, device, batch_size), sample)
+        network.engine = open_engine(backbone, Setup(engine, device, batch_size, precision), sample)
         notes.extend(network.engine.notes)
 
     with decoding():
