@@ -149,7 +149,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
     add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
     add("--dataset", metavar="NAME", help=_DATASET)
-    add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
+    add("--features", action="extend", nargs="+", metavar="NAME", help="network, layer, NETWORK/LAYER or fingerprint, "
+        "where the store has several; several are put side by side; all-stages is every layer of one network")
 
     add = _verb(verbs, "eval", run_eval, "measure heads on a split and rank them")
     add("heads", metavar="HEAD", nargs="+")
@@ -162,8 +163,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("head", metavar="HEAD")
     add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
     add("--csv", metavar="FILE", help="write path, label and every class's probability there (- is standard output)")
-    add("--weights", default="", metavar="FILE", help=_MOVED)
-    add("--projection", default="", metavar="FILE", help="components file of the features, where they have one")
+    add("--weights", action="append", default=[], metavar="FILE", help=_MOVED + "; once for each network")
+    add("--projection", action="append", default=[], metavar="FILE", help="components file of the features, where "
+        "they have one; once for each")
     add("--engine", default="auto", choices=_ENGINES, help="what runs the network (default: %(default)s)")
     add("--device", default="auto", help=_DEVICE)
     add("--batch-size", type=_positive, default=0, metavar="N", help="default: 4 on a CPU, 128 on a GPU")
@@ -293,7 +295,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     )
     val = None
     if arguments.tune == "val":
-        val = store.load("val", dataset=samples.dataset, spec=samples.spec)
+        val = store.load("val", dataset=samples.dataset, spec=samples.specs)
     with ProgressDisplay(console, "fits") as display:
         training = train(
             arguments.head,
@@ -305,16 +307,16 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
             seed=arguments.seed,
             on_progress=display.update,
         )
-    info = store.features()[samples.spec.fingerprint]
-    weights_file = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
+    held = store.features()
+    sources = [held[spec.fingerprint].source for spec in samples.specs]
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_head(
         output,
         training,
         samples,
-        request=info.requests[0] if info.requests else {},
-        weights_file=weights_file,
+        request=[source.request for source in sources],
+        weights_file=[source.weights_file for source in sources],
     )
     n_train = len(samples.labelled())
     print_training(console, training, n_train, 1 + len(samples.others), str(output))
@@ -322,6 +324,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         "head": str(output),
         "kind": training.kind,
         "params": training.params,
+        "features": [spec.title for spec in samples.specs],
         "cv_accuracy": training.cv_accuracy,
         "tuned_on": training.tuned_on,
         "candidates": [vars(candidate) for candidate in training.candidates],
@@ -354,24 +357,16 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.images import Selection
     from data.terminal import ProgressDisplay, printable
     from extract.datasets import open_source
-    from extract.embed import embed, reopen
+    from extract.embed import embed_all, reopen_all
 
     head = load_head(Path(arguments.head))
     pictures = Selection([(source, open_source(source)) for source in arguments.images])
-    hint = head.info["weights_file"]
-    backbone, feature = reopen(
-        head.info["request"],
-        head.spec,
-        hint,
-        f"head {head.name}",
-        weights=arguments.weights,
-        projection=arguments.projection,
-    )
+    opened = reopen_all(head.sources, f"head {head.name}", weights=arguments.weights, projections=arguments.projection)
     with ProgressDisplay(console, "pictures") as display:
-        found = embed(
+        found = embed_all(
             pictures,
-            backbone,
-            feature,
+            opened,
+            head.specs,
             engine=arguments.engine,
             device=arguments.device,
             batch_size=arguments.batch_size,

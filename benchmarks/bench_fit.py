@@ -105,7 +105,7 @@ def load_problem(path: Path, quick: bool) -> Problem:
         classes=classes.tolist(),
         paths=paths[rows].tolist(),
         digests=np.array([hashlib.sha256(p.encode()).hexdigest() for p in paths[rows].tolist()], dtype="S64"),
-        spec=FeatureSpec("timm/tf_efficientnet_lite0", "sha256:" + "0" * 64),
+        specs=(FeatureSpec("timm/tf_efficientnet_lite0", "sha256:" + "0" * 64),),
         dataset="caltech101",
         split="train",
     )

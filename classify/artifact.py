@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from classify.heads import HEADS
 from classify.selection import Scaler, Training
 from data import VERSION
 from data.errors import HeadError, MissingFile, first_line
-from data.spec import FeatureSpec
+from data.spec import FeatureSpec, Source, only
 from data.staging import disk_full_hint, write_atomically
 from data.store import Samples
 from data.views import Digests
@@ -42,8 +43,8 @@ class TrainedHead:
         Of the training vectors.
     classes : list of str
         Names of the classes.
-    spec : FeatureSpec
-        What a vector must be.
+    sources : tuple of Source
+        What a vector consists of, feature beside feature, and how each is computed.
     info : dict
         The rest of the metadata: parameters, scores, training set, request, versions.
     train_keys : ndarray of shape (n_train,), uint64
@@ -55,12 +56,22 @@ class TrainedHead:
     head: Head
     scaler: Scaler
     classes: list[str]
-    spec: FeatureSpec
+    sources: tuple[Source, ...]
     info: dict[str, Any]
     train_keys: npt.NDArray[np.uint64]
 
+    @property
+    def specs(self) -> tuple[FeatureSpec, ...]:
+        """What a vector must be, one for each feature."""
+        return tuple(source.spec for source in self.sources)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The spec, where there is one feature; a `SpecError` where there are several."""
+        return only(self.specs, f"head {self.name}")
+
     def predict_proba(self, X: Array) -> Floats:
-        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's spec."""
+        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""
         return self.head.predict_proba(self.scaler.transform(X))
 
     def predictions(self, paths: list[str], X: Array) -> list[dict[str, Any]]:
@@ -82,7 +93,14 @@ class TrainedHead:
         return np.isin(_keys(digests), self.train_keys)
 
 
-def save_head(path: Path, training: Training, samples: Samples, *, request: dict[str, Any], weights_file: str) -> None:
+def save_head(
+    path: Path,
+    training: Training,
+    samples: Samples,
+    *,
+    request: dict[str, Any] | Sequence[dict[str, Any]],
+    weights_file: str | Sequence[str],
+) -> None:
     """Write a head; the same training gives the same bytes.
 
     Parameters
@@ -93,11 +111,11 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
         The head and how it came about.
     samples : Samples
         What it was trained on.
-    request : dict
+    request : dict or sequence of dict
         The command that the features came from (`extract.backbones.request`), so that `predict` can build the
-        network again.
-    weights_file : str
-        Where the weights lay if they were a file; a hint, which the digest in the spec checks.
+        network again; one for each feature.
+    weights_file : str or sequence of str
+        Where the weights lay if they were a file; a hint, which the digest in the spec checks. One for each feature.
 
     Raises
     ------
@@ -108,12 +126,11 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
     samples = samples.labelled()
     info = {
         "format": FORMAT_VERSION,
+        **_features(samples, request, weights_file),
         "kind": training.kind,
         "params": training.head.get_params(),
         "scale": training.head.scale_,
         "classes": samples.classes,
-        "spec": json.loads(samples.spec.canonical_json()),
-        "fingerprint": samples.spec.fingerprint,
         "trained_on": {
             "dataset": samples.dataset,
             "split": samples.split,
@@ -128,8 +145,6 @@ def save_head(path: Path, training: Training, samples: Samples, *, request: dict
             "cv_accuracy": training.cv_accuracy,
             "candidates": [dataclasses.asdict(c) for c in training.candidates],
         },
-        "request": request,
-        "weights_file": weights_file,
         "versions": {"penult": VERSION, "scikit-learn": version("scikit-learn"), "numpy": version("numpy")},
     }
     arrays = {f"head.{name}": array for name, array in training.head.state().items()}
@@ -182,7 +197,8 @@ def load_head(path: Path) -> TrainedHead:
             )
         if _arrays_digest(arrays) != info["arrays"]:
             raise HeadError(f"{path} is damaged (its arrays are not what was written): make it anew with `fit`")
-        head = HEADS[info["kind"]](**info["params"])
+        params = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(info["params"]).items()}
+        head = HEADS[info["kind"]](**params)
         state = {name[5:]: array for name, array in arrays.items() if name.startswith("head.")}
         head.restore(state, len(info["classes"]), info["scale"])
         return TrainedHead(
@@ -191,7 +207,10 @@ def load_head(path: Path) -> TrainedHead:
             head=head,
             scaler=Scaler(arrays["scaler.mean"], arrays["scaler.scale"]),
             classes=info["classes"],
-            spec=FeatureSpec.from_json(json.dumps(info["spec"])),
+            sources=tuple(
+                Source(FeatureSpec.from_json(json.dumps(f["spec"])), f["request"], f["weights_file"])
+                for f in info.get("features", [info])
+            ),
             info=info,
             train_keys=arrays["train_keys"],
         )
@@ -207,6 +226,27 @@ def training_identity(samples: Samples) -> str:
     for content, target in zip(samples.digests.tolist(), samples.y.tolist(), strict=True):
         digest.update(content + b" " + samples.classes[target].encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
+
+
+def _features(
+    samples: Samples, request: dict[str, Any] | Sequence[dict[str, Any]], weights_file: str | Sequence[str]
+) -> dict[str, Any]:
+    """Return what the metadata say of the features: of one as it always was, of several as a list."""
+    requests = [request] if isinstance(request, dict) else list(request)
+    files = [weights_file] if isinstance(weights_file, str) else list(weights_file)
+    features = [
+        {
+            "spec": json.loads(spec.canonical_json()),
+            "fingerprint": spec.fingerprint,
+            "request": asked,
+            "weights_file": file,
+        }
+        for spec, asked, file in zip(samples.specs, requests, files, strict=True)
+    ]
+    if len(features) == 1:
+        return features[0]
+    widths = [{**feature, "width": width} for feature, width in zip(features, samples.widths, strict=True)]
+    return {"features": widths}
 
 
 def _arrays_digest(arrays: dict[str, Array]) -> str:

@@ -144,7 +144,7 @@ def evaluate(
     results: list[Scores] = []
     n, classes = 0, heads[0].classes
     for head in heads:
-        samples = store.load(split, dataset=dataset, spec=head.spec, wants=f"head {head.name}").labelled()
+        samples = store.load(split, dataset=dataset, spec=head.specs, wants=f"head {head.name}").labelled()
         if set(head.classes) != set(classes):
             raise HeadError(
                 f"{head.name} tells {_names(head.classes)} apart and {heads[0].name} {_names(classes)}: "

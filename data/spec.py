@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from data.errors import FingerprintMismatch, SpecError
@@ -127,6 +127,39 @@ class FeatureSpec:
             "normalize": self.normalize,
         }
         return "/".join([self.backbone, self.layer, *filter(None, changes.values())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A feature, and what is needed to compute it of new pictures.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+        What the vectors are.
+    request : dict
+        The command that they came from (`extract.backbones.request`); empty where it is not known.
+    weights_file : str
+        Where the weights lay if they were a file; a hint, which the digest in the spec checks.
+    """
+
+    spec: FeatureSpec
+    request: dict[str, Any]
+    weights_file: str = ""
+
+
+def only(specs: Sequence[FeatureSpec], what: str) -> FeatureSpec:
+    """Return the one spec of `what`.
+
+    Raises
+    ------
+    SpecError
+        If there are several.
+    """
+    if len(specs) != 1:
+        names = ", ".join(spec.title for spec in specs)
+        raise SpecError(f"{what} has {len(specs)} features side by side ({names}): ask for `specs`, or name one")
+    return specs[0]
 
 
 def differences(have: FeatureSpec, want: FeatureSpec) -> list[str]:

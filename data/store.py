@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.choice import choose_features, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
-from data.spec import FeatureSpec, refuse_other
+from data.spec import FeatureSpec, Source, only, refuse_other
 from data.staging import staged_blocks
 from data.views import Digests, View
 
@@ -25,7 +27,7 @@ class Samples:
     Parameters
     ----------
     X : ndarray of shape (n, dim), float32 or float16 as stored
-        Feature vectors in the order of the image set.
+        Feature vectors in the order of the image set; several features of a picture stand side by side.
     y : ndarray of shape (n,), int32
         Index into `classes`, -1 where there is no label.
     classes : list of str
@@ -34,12 +36,14 @@ class Samples:
         Relative to the image set's root.
     digests : ndarray of shape (n,), S64
         Content of each picture.
-    spec : FeatureSpec
-        What a vector is.
+    specs : tuple of FeatureSpec
+        What the vectors are, one for each feature; a single spec may be given by itself.
     dataset, split : str
         Where they are from; `split` is empty for the whole set.
     others : tuple of ndarray of shape (n, dim)
         The same pictures in other views, to train on.
+    widths : tuple of int
+        How many columns of X each feature has; left out where there is one.
     """
 
     X: Vectors
@@ -47,13 +51,27 @@ class Samples:
     classes: list[str]
     paths: Sequence[str]
     digests: Digests
-    spec: FeatureSpec
+    specs: tuple[FeatureSpec, ...]
     dataset: str
     split: str
     others: tuple[Vectors, ...] = ()
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.specs, FeatureSpec):
+            object.__setattr__(self, "specs", (self.specs,))
+        if len(self.specs) == 1:
+            object.__setattr__(self, "widths", (self.X.shape[1],))
+        assert len(self.widths) == len(self.specs), "a width for each spec"
+        assert sum(self.widths) == self.X.shape[1], "the widths sum to the columns"
 
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def spec(self) -> FeatureSpec:
+        """The spec, where there is one feature; a `SpecError` where there are several."""
+        return only(self.specs, f"the data of {self.dataset!r}")
 
     def labelled(self) -> "Samples":
         """Return the pictures that have a label."""
@@ -90,6 +108,12 @@ class FeatureInfo:
     nbytes: int
     provenance: list[dict[str, Any]]
     requests: list[dict[str, Any]]
+
+    @property
+    def source(self) -> Source:
+        """How these features are computed of new pictures."""
+        weights_file = next((run["weights_file"] for run in self.provenance if run.get("weights_file")), "")
+        return Source(self.spec, self.requests[0] if self.requests else {}, weights_file)
 
 
 class FeatureStore:
@@ -155,8 +179,8 @@ class FeatureStore:
         split: str | None = None,
         *,
         dataset: str | None = None,
-        features: str | None = None,
-        spec: FeatureSpec | None = None,
+        features: str | Sequence[str] | None = None,
+        spec: FeatureSpec | Sequence[FeatureSpec] | None = None,
         wants: str = "the caller",
         augment: bool = False,
     ) -> Samples:
@@ -168,14 +192,16 @@ class FeatureStore:
             Its name; without one, all pictures of the image set.
         dataset : str, optional
             Name of the image set; needed where the store has several.
-        features : str, optional
-            Beginning of a fingerprint, or a backbone's name; needed where the image set has features of several.
-        spec : FeatureSpec, optional
-            The exact spec wanted, instead of `features`.
+        features : str or sequence of str, optional
+            Beginning of a fingerprint, or the name of a backbone, a layer or both (``resnet50/layer3``); needed where
+            the image set has several features. Several names give their vectors side by side, in this order;
+            ``all-stages`` stands for every layer of one backbone, ``NAME/all-stages`` says of which.
+        spec : FeatureSpec or sequence of FeatureSpec, optional
+            The exact specs wanted, instead of `features`.
         wants : str
             Who wants `spec`, for the message if the store does not have it.
         augment : bool
-            Read every other view of the pictures that is stored, too.
+            Read every other view of the pictures that is stored, too; of several features each must have the same.
 
         Returns
         -------
@@ -194,26 +220,36 @@ class FeatureStore:
         with self._open() as parts:
             view = self._choose_view(_views(parts), dataset)
             groups = _groups(parts)
+            covers = functools.cache(lambda fp: _covers(groups[fp], view))
             if spec is not None:
-                refuse_other((g[0].spec for g in groups.values()), spec, str(self.path), wants)
-                chosen = groups[spec.fingerprint]
+                wanted = [spec] if isinstance(spec, FeatureSpec) else list(spec)
+                for one in wanted:
+                    refuse_other((g[0].spec for g in groups.values()), one, str(self.path), wants)
+                chosen = [one.fingerprint for one in wanted]
             else:
-                chosen = self._choose_features(groups, features, view)
+                names = [features] if isinstance(features, str) else list(features or ())
+                chosen = choose_features(groups, names, covers, str(self.path), view.name)
+            views = other_views(groups, chosen, covers, str(self.path)) if augment else []
             rows = self._rows_of(view, split)
             run = len(rows) == rows[-1] - rows[0] + 1
             every = view.paths if run else list(view.paths)
             paths = every[rows[0] : rows[-1] + 1] if run else [every[i] for i in rows.tolist()]
-            others = self._other_views(groups, chosen[0].spec, view) if augment else []
+
+            def gather(fingerprints: Sequence[str]) -> list[Vectors]:
+                return [self._gather(groups[fp], view.digests[rows], paths) for fp in fingerprints]
+
+            blocks = gather(chosen)
             return Samples(
-                X=self._gather(chosen, view.digests[rows], paths),
+                X=_side_by_side(blocks),
                 y=view.targets[rows].astype(np.int32, copy=False),
                 classes=view.classes,
                 paths=paths,
                 digests=view.digests[rows],
-                spec=chosen[0].spec,
+                specs=tuple(groups[fp][0].spec for fp in chosen),
                 dataset=view.name,
                 split=split or "",
-                others=tuple(self._gather(other, view.digests[rows], paths) for other in others),
+                others=tuple(_side_by_side(gather(fingerprints)) for fingerprints in views),
+                widths=tuple(block.shape[1] for block in blocks),
             )
 
     def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
@@ -258,53 +294,6 @@ class FeatureStore:
         if name not in views:
             raise StoreError(f"{self.path} holds no image set {name!r}, only {held}: name one of these with --dataset")
         return views[name]
-
-    def _choose_features(
-        self, groups: dict[str, list[FeatureGroup]], wanted: str | None, view: View
-    ) -> list[FeatureGroup]:
-        def held(fingerprints: list[str]) -> str:
-            return "; ".join(f"{groups[fp][0].spec.title} ({fp[:12]})" for fp in fingerprints) or "none"
-
-        if wanted is None:
-            # A store may hold other image sets under other specs: those that cover this one come first.
-            found = [fp for fp, g in groups.items() if len(groups) == 1 or _covers(g, view)]
-        else:
-            found = [
-                fp
-                for fp, g in groups.items()
-                if fp.startswith(wanted)
-                or any(request.get("backbone") == wanted for request in g[0].requests)
-                or wanted in (g[0].spec.backbone, g[0].spec.backbone.split("/")[-1], g[0].spec.title)
-            ]
-        # of several views of one thing the centre stands for it
-        centres = {dataclasses.replace(groups[fp][0].spec, view="center").fingerprint for fp in found}
-        if len(found) > 1 and all(fp in found for fp in centres):
-            found = [fp for fp in found if fp in centres]
-        if len(found) == 1:
-            return groups[found[0]]
-        if not found:
-            what = f"features {wanted!r}" if wanted else f"features of every picture of {view.name!r}"
-            raise StoreError(
-                f"{self.path} holds no {what}, only {held(list(groups))}: extract them, or name one with --features"
-            )
-        raise StoreError(f"{self.path} holds several features that fit: {held(found)}: name one with --features")
-
-    def _other_views(
-        self, groups: dict[str, list[FeatureGroup]], spec: FeatureSpec, view: View
-    ) -> list[list[FeatureGroup]]:
-        others = [
-            held
-            for fp, held in groups.items()
-            if fp != spec.fingerprint
-            and dataclasses.replace(held[0].spec, view=spec.view) == spec
-            and not held[0].spec.view.startswith("mean(")
-            and _covers(held, view)
-        ]
-        if not others:
-            raise StoreError(
-                f"{self.path} holds {spec.title} in no other view: extract some, such as --views center flip random:4"
-            )
-        return others
 
     def check(self) -> None:
         """Open every file of the store and close it again.
@@ -406,6 +395,10 @@ def _read_rows(group: FeatureGroup, rows: npt.NDArray[np.int64], out: Vectors, a
     with ThreadPoolExecutor(2) as pool:  # reading and CRC-32 both release the interpreter
         for _ in pool.map(copy, (members[:half], members[half:])):
             pass
+
+
+def _side_by_side(blocks: list[Vectors]) -> Vectors:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
 
 def _views(parts: list[Part]) -> dict[str, View]:

@@ -27,10 +27,10 @@ from data.places import Locations
 from data.staging import publish_lock
 from data.store import FeatureInfo, FeatureStore, locate
 from data.views import View
-from extract.backbones import ALL_STAGES, Backbone, Output, open_backbone
-from extract.embed import Embedding, embed
+from extract.backbones import ALL_STAGES, Output, open_backbone
+from extract.embed import embed_all
 from extract.extractor import Extractor
-from extract.networks import Feature, Floats, Setup
+from extract.networks import Floats, Setup
 from extract.reader import settled
 from extract.results import Progress
 from extract.target import remembered
@@ -170,8 +170,6 @@ class StoreCache:
 class MemoryCache:
     """Vectors kept in the memory of this process, for every `MemoryCache` of the same network; see `forget`.
 
-    Several layers or views are computed one after another, unlike those in a store, which one pass gives.
-
     Parameters
     ----------
     wanted : Wanted
@@ -226,31 +224,25 @@ class MemoryCache:
         pictures = PictureList([(_ROOT, place) for place in by_content.values()])
         backbone = self.wanted.open()
         features = self.wanted.features(backbone)
-        parts = [self._embed(pictures, backbone, feature, on) for feature in features]
-        notes = [*backbone.report, *dict.fromkeys(note for part in parts for note in part.notes)]
-        vectors = [dict(zip(part.digests, part.vectors, strict=True)) for part in parts]
-        if any(vectors):
-            memory.columns[:] = [(f.spec.title, part.vectors.shape[1]) for f, part in zip(features, parts, strict=True)]
-        for digest in set.intersection(*(set(part) for part in vectors)):
-            memory.vectors[digest] = np.concatenate([part[digest] for part in vectors])
-        reasons = {item.path: item.reason for part in parts for item in part.skipped}
-        for place in missing:
-            if contents[place] not in memory.vectors:
-                first = by_content[contents[place] or os.fsencode(place)]
-                skipped[place] = reasons.get(first, "it has changed while it was read")
-        return notes
-
-    def _embed(self, pictures: PictureList, backbone: Backbone, feature: Feature, on: OnProgress | None) -> Embedding:
-        return embed(
+        found = embed_all(
             pictures,
-            backbone,
-            feature,
+            [(backbone, features)],
+            [feature.spec for feature in features],
             engine=self.setup.engine,
             device=self.setup.device,
             batch_size=self.setup.batch_size,
             precision=self.setup.precision,
             on_progress=(lambda *counts: on(Progress(*counts))) if on else None,
         )
+        if found.widths:
+            memory.columns[:] = zip((f.spec.title for f in features), found.widths, strict=True)
+        memory.vectors.update(zip(found.digests, found.vectors, strict=True))
+        reasons = {item.path: item.reason for item in found.skipped}
+        for place in missing:
+            if contents[place] not in memory.vectors:
+                first = by_content[contents[place] or os.fsencode(place)]
+                skipped[place] = reasons.get(first, "it has changed while it was read")
+        return [*backbone.report, *found.notes]
 
 
 def forget() -> None:

@@ -1,22 +1,23 @@
 """Features of pictures without a store: what `predict`, `verify --sample` and the fit of components compute."""
 
 import dataclasses
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import WeightsError
+from data.errors import ProjectionError, WeightsError
 from data.images import Pictures
-from data.spec import FeatureSpec, refuse_other
+from data.spec import FeatureSpec, Source, refuse_other
 from data.views import Skipped
-from extract.backbones import Backbone
+from extract.backbones import Backbone, Output
 from extract.flow import Batch, available_cores, decoding, flow
-from extract.networks import Feature, Network, Setup
+from extract.networks import Feature, Floats, Network, Setup
 from extract.reader import Picture
-from extract.wanted import wanted_of
+from extract.wanted import Wanted, wanted_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Embedding:
         The others, with reasons.
     notes : list of str
         What a user would want to know.
+    widths : tuple of int
+        How many columns each feature has; empty where no picture has any.
     """
 
     indices: npt.NDArray[np.int64]
@@ -42,6 +45,7 @@ class Embedding:
     digests: list[bytes]
     skipped: list[Skipped]
     notes: list[str]
+    widths: tuple[int, ...] = ()
 
 
 def reopen(
@@ -53,46 +57,123 @@ def reopen(
     weights: str = "",
     projection: str = "",
 ) -> tuple[Backbone, Feature]:
-    """Build the network that features of `spec` came from.
+    """Build the network that features of `spec` came from; see `reopen_all`, of which this is the case of one.
+
+    Returns
+    -------
+    tuple of Backbone and Feature
+    """
+    given = [weights] if weights else []
+    components = [projection] if projection else []
+    ((backbone, (feature,)),) = reopen_all(
+        [Source(spec, request, weights_file)], wants, weights=given, projections=components
+    )
+    return backbone, feature
+
+
+def reopen_all(
+    sources: Sequence[Source], wants: str, *, weights: Sequence[str] = (), projections: Sequence[str] = ()
+) -> list[tuple[Backbone, list[Feature]]]:
+    """Build the networks that some features came from; layers of one network share one.
 
     Parameters
     ----------
-    request : dict
-        As `extract.wanted.Wanted.requests` made it.
-    spec : FeatureSpec
-        What the network must give.
-    weights_file : str
-        Where the weights were, if they came from a file; it may have moved since.
+    sources : sequence of Source
+        What each network must give, and the commands that gave it.
     wants : str
-        Who needs the network, for messages.
-    weights : str
-        Weights that the user names instead, as for `open_backbone`; the spec's digest says whether they fit.
-    projection : str
-        File of the principal components, where there are any.
+        Who needs the networks, for messages.
+    weights : sequence of str
+        Weights that the user names instead, as for `open_backbone`; the specs' digests say whether they fit. One for
+        the only network, or for each network whose weights were a file, in the order of the sources.
+    projections : sequence of str
+        Files of the principal components, one for each source that has any.
+
+    Returns
+    -------
+    list of tuple of Backbone and list of Feature
+        Each network and what is wanted of it.
 
     Raises
     ------
     WeightsError
-        If the weights were a file and it is not there.
+        If the weights were a file and it is not there, or `weights` are not as many as are needed.
+    ProjectionError
+        If `projections` are not as many as are needed.
     FingerprintMismatch
         If network and weights give other features, with the fields that differ.
     """
-    if not request:
+    unknown = next((source for source in sources if not source.request), None)
+    if unknown:
         raise WeightsError(f"{wants} does not say which network its features came from: extract them with Penult")
-    source = request["weights"]
-    if not weights and "sha256" in source:
-        if not Path(weights_file).is_file():
+    named = _weights_of(sources, wants, weights)
+    components = _components_of(sources, wants, projections)
+    together: dict[Wanted, list[tuple[Source, Wanted]]] = {}
+    for source, where, file in zip(sources, named, components, strict=True):
+        wanted = wanted_of(source.request, where, file)
+        together.setdefault(_network_of(wanted), []).append((source, wanted))
+    opened = []
+    for network, members in together.items():
+        outputs = [Output(wanted.layers[0], wanted.pooling) for _, wanted in members]
+        backbone = network.open(outputs)
+        features = []
+        for source, wanted in members:
+            found = {feature.spec.fingerprint: feature for feature in wanted.features(backbone)}
+            where = f"network {network.backbone} with weights {network.weights}"
+            refuse_other([feature.spec for feature in found.values()], source.spec, where, wants)
+            features.append(found[source.spec.fingerprint])
+        opened.append((backbone, features))
+    return opened
+
+
+def _weights_of(sources: Sequence[Source], wants: str, given: Sequence[str]) -> list[str]:
+    """Return for each source what `open_backbone` calls its weights."""
+    keys = [json.dumps([s.request["backbone"], s.request["weights"]], sort_keys=True) for s in sources]
+    networks = dict(zip(keys, sources, strict=True))
+    files = [key for key, source in networks.items() if "sha256" in source.request["weights"]]
+    of = dict(zip(networks if len(networks) == 1 else files, given, strict=False))
+    if len(given) > len(of) or (given and len(given) < len(files)):
+        names = ", ".join(networks[key].spec.backbone for key in files) or "no network"
+        raise WeightsError(
+            f"{wants} needs files of weights for {names}, and {len(given)} were named: name --weights once for each, "
+            "in this order"
+        )
+    for key, source in networks.items():
+        asked = source.request["weights"]
+        if key in of:
+            continue
+        if "sha256" in asked and not Path(source.weights_file).is_file():
             raise WeightsError(
-                f"{wants} needs the weights of {spec.backbone} from a file, which is not at "
-                f"{weights_file or '(unknown)'}: name it with --weights FILE"
+                f"{wants} needs the weights of {source.spec.backbone} from a file, which is not at "
+                f"{source.weights_file or '(unknown)'}: name it with --weights FILE"
             )
-        weights = weights_file
-    weights = weights or ("random" if "random" in source else source["named"])
-    wanted = wanted_of(request, weights, projection)
-    backbone = wanted.open()
-    feature = wanted.features(backbone)[0]
-    refuse_other([feature.spec], spec, f"network {request['backbone']} with weights {weights}", wants)
-    return backbone, feature
+        of[key] = source.weights_file if "sha256" in asked else "random" if "random" in asked else asked["named"]
+    return [of[key] for key in keys]
+
+
+def _components_of(sources: Sequence[Source], wants: str, given: Sequence[str]) -> list[str]:
+    """Return for each source the file of its components, or nothing where it needs none or none was named."""
+    needing = [i for i, source in enumerate(sources) if source.spec.projection.startswith("pca")]
+    if given and len(given) != len(needing):
+        raise ProjectionError(
+            f"{wants} has {len(needing)} features of principal components, and {len(given)} files were named: name "
+            "--projection once for each, in their order"
+        )
+    files = dict(zip(needing, given, strict=False))
+    return [files.get(i, "") for i in range(len(sources))]
+
+
+def _network_of(wanted: Wanted) -> Wanted:
+    """Return what features must have in common to be outputs of one network."""
+    alone = wanted.projection and not wanted.projection.startswith("random")  # components suit one layer
+    return dataclasses.replace(
+        wanted,
+        layers=wanted.layers if alone else (),
+        pooling=wanted.pooling if alone else "",
+        views=(),
+        average=False,
+        projection=wanted.projection if alone else "",
+        normalize="",
+    )
 
 
 def embed(
@@ -106,16 +187,40 @@ def embed(
     precision: str = "auto",
     on_progress: Callable[[int, int, int], None] | None = None,
 ) -> Embedding:
-    """Compute one feature of some pictures, as an extraction would.
+    """Compute one feature of some pictures, as an extraction would; see `embed_all`."""
+    return embed_all(
+        pictures,
+        [(backbone, [feature])],
+        [feature.spec],
+        engine=engine,
+        device=device,
+        batch_size=batch_size,
+        precision=precision,
+        on_progress=on_progress,
+    )
+
+
+def embed_all(
+    pictures: Pictures,
+    opened: Sequence[tuple[Backbone, Sequence[Feature]]],
+    specs: Sequence[FeatureSpec],
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    batch_size: int = 0,
+    precision: str = "auto",
+    on_progress: Callable[[int, int, int], None] | None = None,
+) -> Embedding:
+    """Compute features of some pictures, side by side, in one pass over the files.
 
     Parameters
     ----------
     pictures : Pictures
-        What to compute it of.
-    backbone : Backbone
-        The network.
-    feature : Feature
-        Which of its vectors.
+        What to compute them of.
+    opened : sequence of tuple of Backbone and sequence of Feature
+        The networks, and which of their vectors.
+    specs : sequence of FeatureSpec
+        The order of the vectors.
     engine, device, batch_size, precision
         As for `extract.networks.Setup`.
     on_progress : callable, optional
@@ -123,42 +228,54 @@ def embed(
     """
     from extract.engines import open_engine  # after `open_backbone` has said whether torch is there
 
-    network = Network([feature])
+    networks = [Network(features) for _, features in opened]
+    places = [feature.spec.fingerprint for _, features in opened for feature in features]
+    order = [places.index(spec.fingerprint) for spec in specs]
     notes: list[str] = []
-    rows: list[tuple[int, bytes, npt.NDArray[np.float32]]] = []
+    digests: dict[int, bytes] = {}
+    parts: dict[int, list[list[Floats]]] = {}  # of each picture, what each network gave
     skipped: list[Skipped] = []
 
-    def start(_: int, first: list[Picture]) -> None:
-        sample = np.stack([picture.inputs[network.recipes[0]] for picture in first])
-        network.engine = open_engine(backbone, Setup(engine, device, batch_size, precision), sample)
-        notes.extend(network.engine.notes)
+    def start(i: int, first: list[Picture]) -> None:
+        sample = np.stack([picture.inputs[networks[i].recipes[0]] for picture in first])
+        running = networks[i].engine = open_engine(opened[i][0], Setup(engine, device, batch_size, precision), sample)
+        notes.extend(note for note in running.notes if note not in notes)
 
     with decoding():
         items = flow(
             pictures,
             range(len(pictures)),
-            [network],
-            lacking=lambda _: [0],
+            networks,
+            lacking=lambda _: range(len(networks)),
             start=start,
             workers=available_cores(),
         )
         for item in items:
             if isinstance(item, Batch):
-                for picture, vector in zip(item.pictures, item.vectors[0], strict=True):
-                    if np.isfinite(vector).all():
-                        rows.append((picture.index, picture.digest, vector))
-                    else:
-                        reason = "the network gives NaN or infinity for it"
-                        skipped.append(Skipped(pictures.title(picture.index), reason))
+                for row, picture in enumerate(item.pictures):
+                    mine = parts.setdefault(picture.index, [[] for _ in networks])
+                    mine[item.network] = [vectors[row] for vectors in item.vectors]
                 continue
             if item.reason:
                 skipped.append(Skipped(pictures.title(item.index), item.reason))
+            digests[item.index] = item.digest
             if on_progress:
                 on_progress(item.index + 1, len(pictures), len(skipped))
+    rows: dict[int, Floats] = {}
+    widths: tuple[int, ...] = ()
+    for index in sorted(parts):
+        blocks = [vector for given in parts[index] for vector in given]
+        widths = tuple(len(blocks[place]) for place in order)
+        vector = np.concatenate([blocks[place] for place in order])
+        if np.isfinite(vector).all():
+            rows[index] = vector
+        else:
+            skipped.append(Skipped(pictures.title(index), "the network gives NaN or infinity for it"))
     return Embedding(
-        indices=np.array([row[0] for row in rows], dtype=np.int64),
-        vectors=np.array([row[2] for row in rows], dtype=np.float32),
-        digests=[row[1] for row in rows],
+        indices=np.array(list(rows), dtype=np.int64),
+        vectors=np.array(list(rows.values()), dtype=np.float32),
+        digests=[digests[index] for index in rows],
         skipped=skipped,
         notes=notes,
+        widths=widths,
     )

@@ -1,6 +1,7 @@
 """Stored features as a PyTorch data set, for heads and training loops of one's own."""
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +37,7 @@ class StoreDataset(_Base):
         Where the features are.
     split : str, optional
         Its name; without one, all pictures of the image set.
-    features : str, optional
+    features : str or sequence of str, optional
         As for `data.store.FeatureStore.load`.
     dataset : str, optional
         Name of the image set, where the store has several.
@@ -64,7 +65,7 @@ class StoreDataset(_Base):
         store: str | os.PathLike[str] | FeatureStore,
         split: str | None = None,
         *,
-        features: str | None = None,
+        features: str | Sequence[str] | None = None,
         dataset: str | None = None,
         augment: bool = False,
         labelled: bool = True,

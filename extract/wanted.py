@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +56,20 @@ class Wanted:
         views = list(dict.fromkeys(self.views))
         return [f"mean({','.join(views)})"] if self.average and len(views) > 1 else views
 
-    def open(self) -> Backbone:
-        """Build the network; see `extract.backbones.open_backbone`."""
+    def open(self, outputs: Sequence[Output] = ()) -> Backbone:
+        """Build the network; see `extract.backbones.open_backbone`.
+
+        Parameters
+        ----------
+        outputs : sequence of Output
+            What it is to give, instead of `layers`.
+        """
         return open_backbone(
             self.backbone,
             self.weights,
             self.options,
             self.seed,
-            [Output(layer, self.pooling) for layer in self.layers],
+            outputs or [Output(layer, self.pooling) for layer in self.layers],
             partial=self.partial,
         )
 

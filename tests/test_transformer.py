@@ -83,7 +83,7 @@ def test_without_a_store_the_vectors_are_the_same_and_kept_in_memory(paths, stor
     before = sorted(tmp_path.rglob("*"))
     np.testing.assert_allclose(in_memory.transform(paths), in_store, rtol=1e-4, atol=1e-5)
     assert sorted(tmp_path.rglob("*")) == before
-    monkeypatch.setattr(cache, "embed", None)  # nothing may be computed again, by clones neither
+    monkeypatch.setattr(cache, "embed_all", None)  # nothing may be computed again, by clones neither
     np.testing.assert_allclose(clone(in_memory).transform(paths[::-1]), in_store[::-1], rtol=1e-4, atol=1e-5)
     cache.forget()
     with pytest.raises(TypeError, match="not callable"):

@@ -1,0 +1,159 @@
+"""Which of a store's features are meant: by name, all layers of one network, and their other views."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from data.errors import StoreError
+from data.layout import FeatureGroup
+from data.spec import FeatureSpec
+
+ALL_STAGES = "all-stages"
+
+Groups = Mapping[str, list[FeatureGroup]]  # by fingerprint
+Covers = Callable[[str], bool]  # whether the features of a fingerprint are there of every picture
+
+
+def choose_features(groups: Groups, names: Sequence[str], covers: Covers, where: str, dataset: str) -> list[str]:
+    """Return the fingerprints of the features that are meant, in the order named.
+
+    Parameters
+    ----------
+    groups : dict of str to list of FeatureGroup
+        What the store holds.
+    names : sequence of str
+        Each the beginning of a fingerprint, a network, a layer, or both as titles have them; ``all-stages`` or
+        ``NETWORK/all-stages``: every layer of one network, as `layers_of` orders them. None: the only ones there are.
+    covers : callable
+        Whether the features of a fingerprint are there of every picture of the image set.
+    where, dataset : str
+        How messages name the store and the image set.
+
+    Raises
+    ------
+    StoreError
+        If a name fits nothing or several features, or two names fit the same.
+    """
+    chosen: list[str] = []
+    for name in names or [""]:
+        network, _, last = name.rpartition("/")
+        if last == ALL_STAGES:
+            found = _all_layers(groups, network, covers, where, dataset)
+        else:
+            found = [_choose_one(groups, name, covers, where, dataset)]
+        twice = next((fp for fp in found if fp in chosen), None)
+        if twice:
+            raise StoreError(f"--features names {groups[twice][0].spec.title} twice: name each of the features once")
+        chosen += found
+    return chosen
+
+
+def other_views(groups: Groups, chosen: Sequence[str], covers: Covers, where: str) -> list[list[str]]:
+    """Return the other views that all of the chosen features are stored in: for each view, a fingerprint a feature.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or one of the features lacks a view that another has.
+    """
+    held = [_views_of(groups, groups[fp][0].spec, covers) for fp in chosen]
+    for fp, views in zip(chosen, held, strict=True):
+        title = groups[fp][0].spec.title
+        if not views:
+            raise StoreError(
+                f"{where} holds {title} in no other view: extract some, such as --views center flip random:4"
+            )
+        lacking = sorted({view for others in held for view in others} - views.keys())
+        if lacking:
+            raise StoreError(
+                f"{where} holds {title} not in {', '.join(lacking)}, in which it holds other features named with it: "
+                f"extract it with --views center {' '.join(lacking)}, or name other --features"
+            )
+    return [[views[view] for views in held] for view in held[0]]
+
+
+def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: str) -> str:
+    if name:
+        found = [fp for fp, held in groups.items() if fp.startswith(name) or name in _names(held)]
+    else:
+        # A store may hold other image sets under other specs: those that cover this one come first.
+        found = [fp for fp in groups if len(groups) == 1 or covers(fp)]
+    # of several views of one thing the centre stands for it
+    centres = {dataclasses.replace(groups[fp][0].spec, view="center").fingerprint for fp in found}
+    if len(found) > 1 and all(fp in found for fp in centres):
+        found = [fp for fp in found if fp in centres]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        what = f"features {name!r}" if name else f"features of every picture of {dataset!r}"
+        raise StoreError(
+            f"{where} holds no {what}, only {_held(groups, groups)}: extract them, or name one with --features"
+        )
+    families = {_family(groups[fp][0].spec) for fp in found}
+    layers = f", or all of them with --features {ALL_STAGES}" if len(families) == 1 else ""
+    raise StoreError(
+        f"{where} holds several features that fit: {_held(groups, found)}: name one with --features{layers}"
+    )
+
+
+def _all_layers(groups: Groups, network: str, covers: Covers, where: str, dataset: str) -> list[str]:
+    """Return every layer of the network of which the store has several, those that all pictures have."""
+    families: dict[FeatureSpec, list[str]] = {}
+    for fp, held in groups.items():
+        if (not network or network in _names(held)) and covers(fp):
+            families.setdefault(_family(held[0].spec), []).append(fp)
+    several = {family: fps for family, fps in families.items() if len(fps) > 1}
+    centres = {family: fps for family, fps in several.items() if family.view == "center"}
+    several = centres or several
+    if len(several) == 1:
+        ((_, fps),) = several.items()
+        return sorted(fps, key=lambda fp: _layer_order(groups[fp][0].spec))
+    if not several:
+        of = f"of {network!r}" if network else "of one network"
+        raise StoreError(
+            f"{where} holds no two layers {of} for every picture of {dataset!r}, only {_held(groups, groups)}: extract "
+            f"them with --layers {ALL_STAGES} penultimate"
+        )
+    names = "; ".join(
+        f"{family.backbone}: {', '.join(groups[fp][0].spec.layer for fp in fps)} ({', '.join(fp[:12] for fp in fps)})"
+        for family, fps in several.items()
+    )
+    raise StoreError(
+        f"{where} holds several layers of more than one network or preprocessing: {names}: name one with --features "
+        f"NETWORK/{ALL_STAGES}, or each of the features by its fingerprint"
+    )
+
+
+def _names(held: list[FeatureGroup]) -> set[str]:
+    """Return what features may be called: network, layer, and both as titles have them."""
+    spec = held[0].spec
+    networks = {spec.backbone, spec.backbone.split("/")[-1]}
+    networks |= {str(request["backbone"]) for request in held[0].requests if "backbone" in request}
+    within = spec.title.removeprefix(f"{spec.backbone}/")
+    return networks | {spec.layer, within} | {f"{n}/{part}" for n in networks for part in (spec.layer, within)}
+
+
+def _family(spec: FeatureSpec) -> FeatureSpec:
+    """Return what the layers of one network, on the same pixels, have in common."""
+    return dataclasses.replace(spec, layer=ALL_STAGES, pooling="")
+
+
+def _layer_order(spec: FeatureSpec) -> tuple[bool, list[tuple[int, str]], str]:
+    """Order layers by name, numbers as numbers, with the penultimate layer last."""
+    parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", spec.layer)]
+    return spec.layer == "penultimate", parts, spec.pooling
+
+
+def _views_of(groups: Groups, spec: FeatureSpec, covers: Covers) -> dict[str, str]:
+    return {
+        held[0].spec.view: fp
+        for fp, held in groups.items()
+        if fp != spec.fingerprint
+        and dataclasses.replace(held[0].spec, view=spec.view) == spec
+        and not held[0].spec.view.startswith("mean(")
+        and covers(fp)
+    }
+
+
+def _held(groups: Groups, fingerprints: Sequence[str] | Groups) -> str:
+    return "; ".join(f"{groups[fp][0].spec.title} ({fp[:12]})" for fp in fingerprints) or "none"
