@@ -151,8 +151,8 @@ def to_parquet(
     >>> import pyarrow.parquet
     >>> to_parquet("features.h5", "features.parquet")
     >>> held = pyarrow.parquet.read_table("features.parquet")
-    >>> held.num_rows, held.schema.names, str(held.schema.field("features").type)
-    (36, ['path', 'label', 'split', 'digest', 'features'], 'fixed_size_list<item: float>[96]')
+    >>> held.num_rows, held.schema.names, held.schema.field("features").type.list_size
+    (36, ['path', 'label', 'split', 'digest', 'features'], 96)
     """
     _write_parquet(choose_table(store, split, dataset=dataset, features=features), Path(path))
 

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from data.choice import choose_features, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
+from data.shown import Facts, Shown, show_samples, show_store
 from data.spec import FeatureSpec, Source, only, refuse_other
 from data.staging import staged_blocks
 from data.views import Digests, View
 
 
-@dataclasses.dataclass(frozen=True)
-class Samples:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Samples(Shown):
     """The pictures of one split with their features.
 
     Parameters
@@ -67,6 +68,9 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def _shown(self) -> tuple[str, Facts]:
+        return show_samples(self)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -116,7 +120,7 @@ class FeatureInfo:
         return Source(self.spec, self.requests[0] if self.requests else {}, weights_file)
 
 
-class FeatureStore:
+class FeatureStore(Shown):
     """A published store: one HDF5 file, or a folder of them read as one.
 
     Parameters
@@ -126,13 +130,17 @@ class FeatureStore:
 
     Examples
     --------
-    >>> samples = FeatureStore("features.h5").load(split="train")  # doctest: +SKIP
-    >>> samples.X.shape, samples.y.shape  # doctest: +SKIP
-    ((245, 1280), (245,))
+    >>> FeatureStore("features.h5")
+    FeatureStore('features.h5')
+      features   36 x 96 float32, 13.8 kB: timm/test_resnet/penultimate (...)
+      image set  pictures: 36 pictures, 3 classes (bird, cat, dog); test 12, train 24
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+
+    def _shown(self) -> tuple[str, Facts]:
+        return show_store(self)
 
     def exists(self) -> bool:
         """Whether anything was published here yet."""
@@ -216,6 +224,18 @@ class FeatureStore:
             If the store has no features of `spec`; names the fields that differ.
         DamagedStore
             If the bytes are not those that were written.
+
+        Examples
+        --------
+        >>> train = FeatureStore("features.h5").load("train")
+        >>> train
+        Samples of pictures, train
+          X      24 x 96 float32, 9.2 kB: timm/test_resnet/penultimate
+          y      bird 8, cat 8, dog 8
+          paths  train/bird/0.png, ...
+        >>> X, y, paths = train.X, train.y, train.paths
+        >>> X.shape, train.classes[y[0]], paths[0]
+        ((24, 96), 'bird', 'train/bird/0.png')
         """
         with self._open() as parts:
             view = self._choose_view(_views(parts), dataset)

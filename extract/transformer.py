@@ -81,7 +81,7 @@ class PenultFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     >>> y = [path.parent.name for path in paths]
     >>> features = PenultFeatures("timm/test_resnet", weights="random", store="features.h5")
     >>> features.transform(paths[:3]).shape
-    (3, 64)
+    (3, 96)
     >>> model = make_pipeline(features, LogisticRegression(max_iter=1000)).fit(paths, y)
     >>> model.predict(["pictures/test/cat/0.png"]).tolist()
     ['cat']
