@@ -76,7 +76,7 @@ def to_pandas(
     try:
         import pandas as pd
     except ImportError:
-        raise MissingDependency("a data frame needs pandas: install it with `pip install pandas`") from None
+        raise MissingDependency("a data frame needs pandas: install it with `pip install 'penult[tables]'`") from None
     table = choose_table(store, split, dataset=dataset, features=features)
     X = np.empty((len(table), table.dim), dtype=table.dtype)
     for rows, vectors in table.pieces():
@@ -371,6 +371,6 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow.parquet
     except ImportError:
         raise MissingDependency(
-            "writing Parquet needs pyarrow: install it with `pip install 'penult[sources]'`"
+            "writing Parquet needs pyarrow: install it with `pip install 'penult[tables]'`"
         ) from None
     return pyarrow, pyarrow.parquet

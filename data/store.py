@@ -199,7 +199,7 @@ class FeatureStore(Shown):
         split : str, optional
             Its name; without one, all pictures of the image set.
         dataset : str, optional
-            Name of the image set; needed where the store has several.
+            Name of the image set; needed where the store has several with labels.
         features : str or sequence of str, optional
             Beginning of a fingerprint, or the name of a backbone, a layer or both (``resnet50/layer3``); needed where
             the image set has several features. Several names give their vectors side by side, in this order;
@@ -306,8 +306,10 @@ class FeatureStore(Shown):
             yield [stack.enter_context(Part(path)) for path in self.part_paths()]
 
     def _choose_view(self, views: dict[str, View], name: str | None) -> View:
-        if name is None and len(views) == 1:
-            return next(iter(views.values()))
+        # beside one with labels, sets without are pictures that were classified, or that `PenultFeatures` was given
+        labelled = [view for view in views.values() if view.classes] or list(views.values())
+        if name is None and len(labelled) == 1:
+            return labelled[0]
         held = ", ".join(sorted(views)) or "none"
         if name is None:
             raise StoreError(f"{self.path} holds the image sets {held}: name one with --dataset")

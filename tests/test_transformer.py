@@ -329,3 +329,11 @@ def test_pictures_in_an_archive(paths, store, tmp_path):
         archive.write(paths[0], "cats/0.png")
     X = PenultFeatures(**TINY, store=store).transform([tmp_path / "pets.zip" / "cats" / "0.png", paths[0]])
     np.testing.assert_array_equal(X[0], X[1])
+
+
+def test_what_was_transformed_does_not_stand_in_the_way_of_the_labelled_set(pictures, store):
+    penult("extract", pictures, "-o", store, "--backbone", "timm/test_resnet", "--weights", "random")
+    PenultFeatures(**TINY, store=store).transform([draw(pictures.parent / "new.png", 900)])
+    assert set(FeatureStore(store).views()) == {"pictures", "transformed"}
+    assert len(FeatureStore(store).load("train")) == 24
+    assert len(FeatureStore(store).load(dataset="transformed")) == 1
