@@ -354,7 +354,7 @@ def _files(places: Sequence[str]) -> list[File]:
 
 def absent(place: str) -> bool:
     """Whether nothing of this name can be there: no file, and no archive that it could lie in."""
-    return not is_address(place) and not any(p.is_file() for p in (Path(place), *Path(place).parents))
+    return not (os.path.exists(place) or is_address(place) or any(p.is_file() for p in Path(place).parents))
 
 
 def _image_set(files: Sequence[File], name: str) -> ImageSet:

@@ -200,6 +200,9 @@ def test_one_broken_picture_alone(paths, store, stored):
     features = PenultFeatures(**TINY, store=store if stored else None, on_error="nan")
     with pytest.raises(ImageSetError, match=f"{paths[2]}: "):  # nobody can say how long its row is
         features.transform(paths[2:3])
+    if stored:
+        assert verify_store(store).problems == []
+        assert penult("info", store).returncode == 0
     features.transform(paths[:2])
     assert np.isnan(features.transform(paths[2:3])).all()
     assert np.isnan(features.transform(paths[1:4])).all(axis=1).tolist() == [False, True, False]
