@@ -188,6 +188,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help=_DEVICE)
     add("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
 
+    add = _verb(verbs, "export", run_export, "write features of a store for other tools: .npz, .parquet or .csv")
+    add("store", metavar="STORE")
+    add("-o", "--output", metavar="FILE", required=True, help="its ending says what to write")
+    add("--split", help="what to export (default: all pictures of the image set)")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--features", action="extend", nargs="+", metavar="NAME", help="as for fit")
+
     add = _verb(verbs, "demo", run_demo, "do all of it on 1,797 small pictures of digits")
     add("-o", "--output", metavar="FOLDER", default="penult-demo", help="where to (default: %(default)s)")
     # fmt: on
@@ -469,6 +476,19 @@ def run_verify(arguments: argparse.Namespace, console: "Console") -> Result:
     for problem in problems:
         print(f"penult: error: {problem}", file=sys.stderr)
     return {**vars(verdict), "problems": problems, "rechecks": rechecks}, 1 if problems else 0
+
+
+def run_export(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `export`."""
+    from data.export import export_table, print_export, refuse_head
+    from data.table import choose_table
+    from data.terminal import ProgressDisplay
+
+    refuse_head(Path(arguments.store))
+    table = choose_table(arguments.store, arguments.split, dataset=arguments.dataset, features=arguments.features)
+    with ProgressDisplay(console, "rows") as display:
+        export_table(table, arguments.output, display.update)
+    return print_export(console, table, Path(arguments.output)), 0
 
 
 def run_demo(arguments: argparse.Namespace, console: "Console") -> Result:

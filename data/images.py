@@ -231,6 +231,14 @@ def open_images(source: Any, name: str | None = None) -> ImageSet:
         If it holds no pictures or is malformed.
     MissingDependency
         If this kind of source needs a package that is not installed.
+
+    Examples
+    --------
+    >>> images = open_images("pictures")
+    >>> len(images), images.classes, images.splits[:2].tolist()
+    (36, ['bird', 'cat', 'dog'], ['test', 'test'])
+    >>> images.paths[0], images.classes[images.targets[0]]
+    ('test/bird/0.png', 'bird')
     """
     if not isinstance(source, str | os.PathLike):
         from data.objects import list_objects  # which needs Pillow

@@ -40,7 +40,7 @@ class _Merged:
         return sum(int(keep.sum()) for _, keep in self.sources)
 
 
-def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: float = 60.0) -> bool:
+def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: float = 60.0, keep: bool = False) -> bool:
     """Take every staged block and one view into the store.
 
     Parameters
@@ -53,6 +53,8 @@ def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: fl
         What was asked for, by the fingerprint of the spec that it resolved to: remembered with the features.
     timeout : float
         Seconds to wait for another publisher.
+    keep : bool
+        Add to the view of that name instead: its other pictures stay.
 
     Returns
     -------
@@ -73,7 +75,9 @@ def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: fl
         old = store.part_paths() if store.exists() else []
         blocks = staged_blocks(path)
         views = store.views() if old else {}
-        refuse_stranger(path, views.get(view.name), view)
+        refuse_stranger(path, views.get(view.name), view, keep=keep)
+        if keep and view.name in views:
+            view = view.with_others(views[view.name])
         held = store.features() if old else {}
         same_view = view.name in views and views[view.name].same_as(view)
         known = all(fp in held and request in held[fp].requests for fp, request in commands.items())
@@ -95,14 +99,21 @@ def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: fl
     return True
 
 
-def refuse_stranger(path: Path, held: View | None, view: View) -> None:
+def refuse_stranger(path: Path, held: View | None, view: View, *, keep: bool = False) -> None:
     """Raise if `view` has the name of a stored image set from elsewhere and shares few pictures with it.
+
+    Of a view that is to `keep` the stored one's pictures, root and classes must be the same.
 
     Raises
     ------
     StoreError
         With `--name` as the next step, if not even half of the smaller set is in the other.
     """
+    if keep and held is not None and (held.root, held.classes) != (view.root, view.classes):
+        raise StoreError(
+            f"{path} already holds an image set {view.name!r}, from {held.root}, to which pictures of {view.root} "
+            "cannot be added: give these another name"
+        )
     if held is None or not len(held.digests) or not len(view.digests):
         return
     if held.root == view.root and not view.root.startswith(OBJECT):  # two objects may have one name

@@ -15,13 +15,14 @@ from data.choice import choose_features, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
 from data.reading import Located, StoredVectors, locate
+from data.shown import Facts, Shown, show_samples, show_store
 from data.spec import FeatureSpec, Source, only, refuse_other
 from data.staging import staged_blocks
 from data.views import Digests, View
 
 
-@dataclasses.dataclass(frozen=True)
-class Samples:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Samples(Shown):
     """The pictures of one split with their features.
 
     Parameters
@@ -68,6 +69,9 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def _shown(self) -> tuple[str, Facts]:
+        return show_samples(self)
 
     @property
     def spec(self) -> FeatureSpec:
@@ -122,7 +126,7 @@ class FeatureInfo:
         return Source(self.spec, self.requests[0] if self.requests else {}, weights_file)
 
 
-class FeatureStore:
+class FeatureStore(Shown):
     """A published store: one HDF5 file, or a folder of them read as one.
 
     Parameters
@@ -132,13 +136,17 @@ class FeatureStore:
 
     Examples
     --------
-    >>> samples = FeatureStore("features.h5").load(split="train")  # doctest: +SKIP
-    >>> samples.X.shape, samples.y.shape  # doctest: +SKIP
-    ((245, 1280), (245,))
+    >>> FeatureStore("features.h5")
+    FeatureStore('features.h5')
+      features   36 x 96 float32, 13.8 kB: timm/test_resnet/penultimate (...)
+      image set  pictures: 36 pictures, 3 classes (bird, cat, dog); test 12, train 24
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+
+    def _shown(self) -> tuple[str, Facts]:
+        return show_store(self)
 
     def exists(self) -> bool:
         """Whether anything was published here yet."""
@@ -198,7 +206,7 @@ class FeatureStore:
         split : str, optional
             Its name; without one, all pictures of the image set.
         dataset : str, optional
-            Name of the image set; needed where the store has several.
+            Name of the image set; needed where the store has several with labels.
         features : str or sequence of str, optional
             Beginning of a fingerprint, or the name of a backbone, a layer or both (``resnet50/layer3``); needed where
             the image set has several features. Several names give their vectors side by side, in this order;
@@ -225,6 +233,18 @@ class FeatureStore:
             If the store has no features of `spec`; names the fields that differ.
         DamagedStore
             If the bytes are not those that were written.
+
+        Examples
+        --------
+        >>> train = FeatureStore("features.h5").load("train")
+        >>> train
+        Samples of pictures, train
+          X      24 x 96 float32, 9.2 kB: timm/test_resnet/penultimate
+          y      bird 8, cat 8, dog 8
+          paths  train/bird/0.png, ...
+        >>> X, y, paths = train.X, train.y, train.paths
+        >>> X.shape, train.classes[y[0]], paths[0]
+        ((24, 96), 'bird', 'train/bird/0.png')
         """
         with self._open() as parts:
             view = self._choose_view(_views(parts), dataset)
@@ -302,8 +322,10 @@ class FeatureStore:
             yield [stack.enter_context(Part(path)) for path in self.part_paths()]
 
     def _choose_view(self, views: dict[str, View], name: str | None) -> View:
-        if name is None and len(views) == 1:
-            return next(iter(views.values()))
+        # beside one with labels, sets without are pictures that were classified, or that `PenultFeatures` was given
+        labelled = [view for view in views.values() if view.classes] or list(views.values())
+        if name is None and len(labelled) == 1:
+            return labelled[0]
         held = ", ".join(sorted(views)) or "none"
         if name is None:
             raise StoreError(f"{self.path} holds the image sets {held}: name one with --dataset")

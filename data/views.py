@@ -110,6 +110,21 @@ class View:
         same = (self.root, self.classes, self.split_rule) == (other.root, other.classes, other.split_rule)
         return same and all(np.array_equal(mine[key], theirs[key]) for key in _COLUMNS)
 
+    def with_others(self, old: "View") -> "View":
+        """Return this view with those pictures of an older one of the same root and classes that it does not name."""
+        mine = {*self.paths, *(s.path for s in self.skipped)}
+        rows = np.array([i for i, path in enumerate(old.paths) if path not in mine], dtype=np.int64)
+        return dataclasses.replace(
+            self,
+            paths=[*(old.paths[i] for i in rows.tolist()), *self.paths],
+            digests=np.concatenate([old.digests[rows], self.digests]),
+            targets=np.concatenate([old.targets[rows], self.targets]),
+            splits=np.concatenate([old.splits[rows], self.splits]),
+            sizes=np.concatenate([old.sizes[rows], self.sizes]),
+            mtimes=np.concatenate([old.mtimes[rows], self.mtimes]),
+            skipped=[*(s for s in old.skipped if s.path not in mine), *self.skipped],
+        )
+
 
 def write_view(file: h5py.File, view: View) -> None:
     """Write one image-set view."""

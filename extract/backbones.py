@@ -1,6 +1,7 @@
 """Frozen networks by name, up to the layers that are wanted, with their own preprocessing."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Sequence
@@ -302,6 +303,7 @@ def _for_channels(own: tuple[float, ...], channels: int) -> tuple[float, ...]:
     return (middle,) if channels == 1 else (*own, middle)
 
 
+@functools.cache  # it takes milliseconds, and what this process has imported does not change
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -36,6 +36,8 @@ class Embedding:
         The others, with reasons.
     notes : list of str
         What a user would want to know.
+    widths : tuple of int
+        How many columns each feature has; empty where no picture has any.
     """
 
     indices: npt.NDArray[np.int64]
@@ -43,6 +45,7 @@ class Embedding:
     digests: list[bytes]
     skipped: list[Skipped]
     notes: list[str]
+    widths: tuple[int, ...] = ()
 
 
 def reopen(
@@ -181,6 +184,7 @@ def embed(
     engine: str = "auto",
     device: str = "auto",
     batch_size: int = 0,
+    precision: str = "auto",
     on_progress: Callable[[int, int, int], None] | None = None,
 ) -> Embedding:
     """Compute one feature of some pictures, as an extraction would; see `embed_all`."""
@@ -191,6 +195,7 @@ def embed(
         engine=engine,
         device=device,
         batch_size=batch_size,
+        precision=precision,
         on_progress=on_progress,
     )
 
@@ -203,6 +208,7 @@ def embed_all(
     engine: str = "auto",
     device: str = "auto",
     batch_size: int = 0,
+    precision: str = "auto",
     on_progress: Callable[[int, int, int], None] | None = None,
 ) -> Embedding:
     """Compute features of some pictures, side by side, in one pass over the files.
@@ -215,7 +221,7 @@ def embed_all(
         The networks, and which of their vectors.
     specs : sequence of FeatureSpec
         The order of the vectors.
-    engine, device, batch_size
+    engine, device, batch_size, precision
         As for `extract.networks.Setup`.
     on_progress : callable, optional
         Called with pictures done, in all, and skipped.
@@ -232,7 +238,7 @@ def embed_all(
 
     def start(i: int, first: list[Picture]) -> None:
         sample = np.stack([picture.inputs[networks[i].recipes[0]] for picture in first])
-        running = networks[i].engine = open_engine(opened[i][0], Setup(engine, device, batch_size), sample)
+        running = networks[i].engine = open_engine(opened[i][0], Setup(engine, device, batch_size, precision), sample)
         notes.extend(note for note in running.notes if note not in notes)
 
     with decoding():
@@ -256,8 +262,10 @@ def embed_all(
             if on_progress:
                 on_progress(item.index + 1, len(pictures), len(skipped))
     rows: dict[int, Floats] = {}
+    widths: tuple[int, ...] = ()
     for index in sorted(parts):
         blocks = [vector for given in parts[index] for vector in given]
+        widths = tuple(len(blocks[place]) for place in order)
         vector = np.concatenate([blocks[place] for place in order])
         if np.isfinite(vector).all():
             rows[index] = vector
@@ -269,4 +277,5 @@ def embed_all(
         digests=[digests[index] for index in rows],
         skipped=skipped,
         notes=notes,
+        widths=widths,
     )

@@ -57,6 +57,8 @@ class Extractor:
         Read every file again instead of trusting its size and modification time.
     strict : bool
         Fail on the first picture that cannot be decoded.
+    keep : bool
+        Add to the store's image set of that name: its other pictures stay, and none of `images` need be readable.
     ray : str
         Address of a Ray cluster whose workers compute, ``auto`` for the one that this machine is in, or ``local`` for
         one of this machine alone; empty computes in this process.
@@ -66,6 +68,13 @@ class Extractor:
         Address (of fsspec's) where blocks wait to be published; empty for beside the store.
     on_progress : callable, optional
         Called with a `Progress` after every picture.
+
+    Examples
+    --------
+    >>> from data.images import open_images
+    >>> done = Extractor(open_images("pictures"), Path("new.h5"), [Wanted("timm/test_resnet", "random")]).run()
+    >>> done.images, done.extracted, done.dim
+    (36, 36, 96)
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Extractor:
         split: SplitRule | None = None,
         rehash: bool = False,
         strict: bool = False,
+        keep: bool = False,
         ray: str = "",
         ray_workers: int = 0,
         staging: str = "",
@@ -98,6 +108,7 @@ class Extractor:
         self.split = split
         self.rehash = rehash
         self.strict = strict
+        self.keep = keep
         self.ray = ray
         self.ray_workers = ray_workers
         self.staging = staging
@@ -131,17 +142,20 @@ class Extractor:
                 "command again to go on from there"
             ) from None
         view = run.view(old_view)
-        refuse_stranger(self.store, old_view, view)
+        refuse_stranger(self.store, old_view, view, keep=self.keep)
         began = time.perf_counter()
         commands = {f.spec.fingerprint: f.request for target in run.targets for f in target.features}
-        published = publish(self.store, view, commands=commands)
+        published = publish(self.store, view, commands=commands, keep=self.keep)
         run.tally.seconds["write"] += time.perf_counter() - began
         seconds = time.perf_counter() - start
         names, counts = np.unique(view.splits, return_counts=True)
         held = store.features()
         features = [
             FeatureResult(
-                f.spec.title, f.spec.fingerprint, held[f.spec.fingerprint].dim, run.tally.engines.get(i, "none")
+                f.spec.title,
+                f.spec.fingerprint,
+                held[f.spec.fingerprint].dim if f.spec.fingerprint in held else 0,
+                run.tally.engines.get(i, "none"),
             )
             for i, target in enumerate(run.targets)
             for f in target.features
@@ -311,7 +325,7 @@ class _Run:
         """
         images = self.job.images
         keep = [i for i in range(len(images)) if i not in self.reasons]
-        if not keep:
+        if not keep and not self.job.keep:
             first = min(self.reasons)
             raise ImageSetError(
                 f"none of the {len(images)} pictures of {images.root} could be read (the first, "

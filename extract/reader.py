@@ -69,8 +69,7 @@ def read_picture(pictures: Pictures, index: int, wanted: Callable[[bytes], Itera
         reason = f"cannot be read: {words.lower()}"
         return Picture(index, b"", {}, reason, -1, -1, time.perf_counter() - start, 0.0)
     digest = hashlib.sha256(content.data).hexdigest().encode()
-    settled = time.time_ns() - content.mtime > _SETTLED_NS
-    mtime = content.mtime if settled else -1
+    mtime = content.mtime if settled(content.mtime) else -1
     read_seconds = time.perf_counter() - start
     start = time.thread_time()
     inputs: Mapping[Recipe, Pixels] = {}
@@ -82,6 +81,11 @@ def read_picture(pictures: Pictures, index: int, wanted: Callable[[bytes], Itera
     except MemoryError:
         reason, mtime = "too little memory to decode it", -1
     return Picture(index, digest, inputs, reason, content.size, mtime, read_seconds, time.thread_time() - start)
+
+
+def settled(mtime: int) -> bool:
+    """Whether a file of this modification time, in ns, can have changed since only if its size or time did."""
+    return time.time_ns() - mtime > _SETTLED_NS
 
 
 def _make(content: bytes, wanted: tuple[Recipe, ...], digest: bytes) -> dict[Recipe, Pixels]:

@@ -23,7 +23,7 @@ class FeatureResult:
 
     title: str
     fingerprint: str
-    dim: int
+    dim: int  # 0 where no picture gave one
     engine: str
 
 
