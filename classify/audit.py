@@ -182,7 +182,7 @@ class Audit:
         for (a, _), similarity in zip(copies.pairs.tolist(), copies.similarity.tolist(), strict=True):
             number = int(copies.group[a])
             of_group[number] = min(of_group.get(number, 1.0), similarity)
-        groups = []
+        groups: list[dict[str, Any]] = []
         for rows in np.split(order, starts[1:]) if len(order) else []:
             if len(rows) < 2:
                 continue

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -189,7 +190,7 @@ def _equal_vectors(X: Array) -> tuple[Indices, int]:
     for row, vector in enumerate(X):
         seen.setdefault(hashlib.blake2b(vector.tobytes(), digest_size=16).digest(), []).append(row)
     chains = [rows for rows in seen.values() if len(rows) > 1]
-    pairs = [pair for rows in chains for pair in zip(rows, rows[1:], strict=False)]
+    pairs = [pair for rows in chains for pair in itertools.pairwise(rows)]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2), sum(map(len, chains))
 
 

@@ -89,7 +89,7 @@ def lookalike_classes(probabilities: Floats, y: Array, matrix: Indices) -> list[
     Each class is compared with the one that it is most often taken for, by the ratio of the two probabilities. A pair
     is named where the whole interval of its AUC lies below 3/4.
     """
-    held = ~np.isnan(probabilities).any(axis=1)
+    held = np.asarray(~np.isnan(probabilities).any(axis=1))
     mixed = matrix + matrix.T
     np.fill_diagonal(mixed, 0)
     pairs = sorted({(min(i, j), max(i, j)) for i, j in enumerate(mixed.argmax(axis=1).tolist()) if mixed[i, j]})
@@ -160,9 +160,9 @@ def odd_folders(paths: Sequence[str], probabilities: Floats, y: Array) -> list[O
     Fisher's exact test, one-sided, is the binomial test where the rate of the rest is counted rather than known;
     Holm's correction is over all folders tested. A class in one folder has no rest to compare with.
     """
-    held = ~np.isnan(probabilities).any(axis=1)
+    held = np.asarray(~np.isnan(probabilities).any(axis=1))
     answers = np.where(held[:, None], probabilities, 0).argmax(axis=1)
-    wrong = answers != y
+    wrong = np.asarray(answers != y)
     folders: dict[tuple[str, int], list[int]] = {}
     for row, path in enumerate(paths):
         if held[row]:

@@ -62,8 +62,8 @@ def find_suspects(probabilities: Floats, y: Array) -> Suspects:
     >>> found.rows.tolist(), found.suggested.tolist(), found.joint.tolist()
     ([2], [0], [[1, 0], [1, 2]])
     """
-    n, k = probabilities.shape
-    held = ~np.isnan(probabilities).any(axis=1)
+    k = probabilities.shape[1]
+    held = np.asarray(~np.isnan(probabilities).any(axis=1))
     thresholds = np.full(k, np.nan)
     for j in np.unique(y[held]):
         thresholds[j] = probabilities[held & (y == j), j].mean()
@@ -83,8 +83,9 @@ def find_hard(probabilities: Floats, y: Array, suspects: Suspects) -> Indices:
 
     The head prefers another class, and is not confident of it: blurred, partial, ambiguous or rare pictures.
     """
-    held = ~np.isnan(probabilities).any(axis=1)
-    wrong = held & (np.where(held[:, None], probabilities, 0).argmax(axis=1) != y)
+    held = np.asarray(~np.isnan(probabilities).any(axis=1))
+    answers = np.where(held[:, None], probabilities, 0).argmax(axis=1)
+    wrong = np.asarray(held & (answers != y))
     wrong[suspects.rows] = False
     rows = np.flatnonzero(wrong)
     return rows[np.lexsort((rows, probabilities[rows, y[rows]]))]
@@ -113,7 +114,7 @@ def confused_classes(probabilities: Floats, y: Array) -> tuple[npt.NDArray[np.in
     among three pictures does not come before thirty among a hundred.
     """
     k = probabilities.shape[1]
-    held = ~np.isnan(probabilities).any(axis=1)
+    held = np.asarray(~np.isnan(probabilities).any(axis=1))
     answers = probabilities[held].argmax(axis=1)
     matrix = np.bincount(y[held] * k + answers, minlength=k * k).reshape(k, k).astype(np.int64)
     support = matrix.sum(axis=1)
