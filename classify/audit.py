@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.duplicates import Copies
-from classify.evaluate import Interval, wilson_interval
-from classify.oddities import auc_interval, classes_in_two, lookalike_classes, odd_folders, outliers
+from classify.evaluate import wilson_interval
+from classify.leakage import accuracy_with_and_without, take, tell_splits_apart
+from classify.oddities import classes_in_two, lookalike_classes, odd_folders, outliers
 from classify.out_of_fold import kept_together, out_of_fold
 from classify.selection import train
 from classify.suspects import confused_classes, find_hard, find_suspects
@@ -21,8 +22,6 @@ from data.store import Samples
 
 Report = Callable[[int, int], None]
 Splits = npt.NDArray[np.str_]
-_SHIFT_PICTURES = 10_000  # as many say whether two splits differ
-_FEWEST = 10  # pictures of a split, below which the splits are not compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +105,13 @@ class Audit:
             "duplicates": self._duplicates(),
             "leak": None,
             "outliers": self._outliers(),
-            "split_shift": self._shift(chosen, notes, on_progress) if chosen else None,
+            "split_shift": self._shift(chosen, notes, on_progress),
         }
         labelled = self._labelled(notes)
         if labelled is not None:
             params = None
             if chosen:
-                result["leak"], params = self._leak(labelled, chosen, notes, on_progress)
+                result["leak"], params = labelled._leak(chosen, notes, on_progress)
             if params is None:
                 params = train(self.kind, labelled.samples, seed=self.seed, on_progress=on_progress).params
             result["params"] = params
@@ -223,36 +222,6 @@ class Audit:
         rows, far = outliers(self.copies.neighbours)
         return [{**self._picture(int(self.copies.first[r])), "score": float(f)} for r, f in zip(rows, far, strict=True)]
 
-    def _leak(
-        self, labelled: "Audit", pair: tuple[str, str], notes: list[str], on_progress: Report | None
-    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """Measure the accuracy with and without pictures that have a copy in training; and return the parameters."""
-        samples, group = labelled.samples, labelled.copies.group
-        inside, outside = (np.flatnonzero(labelled.splits == split) for split in pair)
-        absent = [name for i, name in enumerate(samples.classes) if i not in samples.y[inside]]
-        if absent or not len(outside):
-            why = f"{pair[0]} has no picture of {_some(absent)}" if absent else f"{pair[1]} has no labels"
-            notes.append(f"{why}: the accuracy with and without copies was not measured")
-            return None, None
-        training = train(self.kind, _rows(samples, inside), seed=self.seed, on_progress=on_progress)
-        answers = training.head.predict(training.scaler.transform(samples.X[outside]))
-        right = answers == samples.y[outside]
-        copied = np.isin(group[outside], group[inside])
-        n, clean = len(right), int((~copied).sum())
-        difference, interval = _difference(right, copied)
-        return {
-            "train": pair[0],
-            "test": pair[1],
-            "n": n,
-            "copied": n - clean,
-            "accuracy": float(right.mean()),
-            "accuracy_ci95": wilson_interval(int(right.sum()), n),
-            "accuracy_without": float(right[~copied].mean()) if clean else None,
-            "accuracy_without_ci95": wilson_interval(int(right[~copied].sum()), clean) if clean else None,
-            "difference": difference,
-            "difference_ci95": interval,
-        }, training.params
-
     def _labels(self, params: dict[str, Any], notes: list[str], on_progress: Report | None) -> dict[str, Any]:
         samples, y = self.samples, self.samples.y
         p = out_of_fold(samples, self.kind, folds=self.folds, seed=self.seed, params=params, on_progress=on_progress)
@@ -316,58 +285,33 @@ class Audit:
             ],
         }
 
-    def _shift(self, pair: tuple[str, str], notes: list[str], on_progress: Report | None) -> dict[str, Any] | None:
-        """Ask whether a head can tell the two splits apart; pictures with a copy on the other side are left out."""
-        group = self.copies.group
-        sides = [self.splits == split for split in pair]
-        shared = np.intersect1d(group[sides[0]], group[sides[1]])
-        rows = np.flatnonzero((sides[0] | sides[1]) & ~np.isin(group, shared))
-        rows = np.sort(np.random.default_rng(self.seed).permutation(rows)[:_SHIFT_PICTURES])
-        is_test = sides[1][rows]
-        if min(is_test.sum(), (~is_test).sum()) < _FEWEST:
-            notes.append(
-                f"{pair[0]} or {pair[1]} has fewer than {_FEWEST} pictures: whether they differ was not measured"
-            )
+    def _leak(
+        self, pair: tuple[str, str], notes: list[str], on_progress: Report | None
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        inside, outside = (np.flatnonzero(self.splits == split) for split in pair)
+        absent = [name for i, name in enumerate(self.samples.classes) if i not in self.samples.y[inside]]
+        if absent or not len(outside):
+            why = f"{pair[0]} has no picture of {_some(absent)}" if absent else f"{pair[1]} has no labels"
+            notes.append(f"{why}: the accuracy with and without copies was not measured")
+            return None, None
+        training = train(self.kind, take(self.samples, inside), seed=self.seed, on_progress=on_progress)
+        copied = np.isin(self.copies.group[outside], self.copies.group[inside])
+        leak = accuracy_with_and_without(training, take(self.samples, outside), copied)
+        return {"train": pair[0], "test": pair[1], **leak}, training.params
+
+    def _shift(
+        self, pair: tuple[str, str] | None, notes: list[str], on_progress: Report | None
+    ) -> dict[str, Any] | None:
+        if pair is None:
             return None
-        samples = _rows(kept_together(self.samples, group), rows)
-        samples = dataclasses.replace(samples, y=is_test.astype(np.int32), classes=list(pair))
-        p = out_of_fold(samples, "lr", folds=self.folds, seed=self.seed, params={}, on_progress=on_progress)
-        held = ~np.isnan(p[:, 0])
-        auc, interval = auc_interval(p[held, 1], is_test[held])
-        differ = interval[0] > 0.5
-        return {"train": pair[0], "test": pair[1], "auc": auc, "auc_ci95": interval, "differ": differ}
-
-
-def _rows(samples: Samples, rows: npt.NDArray[np.int64]) -> Samples:
-    paths = list(samples.paths)
-    return dataclasses.replace(
-        samples,
-        X=samples.X[rows],
-        y=samples.y[rows],
-        paths=[paths[i] for i in rows.tolist()],
-        digests=samples.digests[rows],
-        others=tuple(view[rows] for view in samples.others),
-    )
-
-
-def _difference(right: npt.NDArray[np.bool_], copied: npt.NDArray[np.bool_]) -> tuple[float | None, Interval | None]:
-    """Return accuracy on all less that without copies, and its interval.
-
-    All are a mixture of copied and clean, so the difference is the share of the copied times (accuracy on the copied
-    less accuracy on the clean), which are independent: Newcombe's interval of two proportions (1998, method 10).
-    """
-    n, m = len(right), int(copied.sum())
-    if m == n:
-        return None, None
-    if not m:
-        return 0.0, (0.0, 0.0)
-    a, b = float(right[copied].mean()), float(right[~copied].mean())
-    a_low, a_high = wilson_interval(int(right[copied].sum()), m)
-    b_low, b_high = wilson_interval(int(right[~copied].sum()), n - m)
-    low = a - b - float(np.hypot(a - a_low, b_high - b))
-    high = a - b + float(np.hypot(a_high - a, b - b_low))
-    share = m / n
-    return share * (a - b), (share * low, share * high)
+        sides = (self.splits == pair[0], self.splits == pair[1])
+        shift = tell_splits_apart(
+            self.samples, sides, self.copies.group, folds=self.folds, seed=self.seed, on_progress=on_progress
+        )
+        if shift is None:
+            notes.append(f"{pair[0]} or {pair[1]} has too few pictures of its own: whether they differ was not asked")
+            return None
+        return {"train": pair[0], "test": pair[1], **shift}
 
 
 def _some(names: list[str]) -> str:

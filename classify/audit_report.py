@@ -274,11 +274,8 @@ def _folders(result: dict[str, Any]) -> Iterator[Table | str]:
         yield _rest(table, len(rows))
 
 
-def _table(title: str, columns: list[str], right: tuple[str, ...] = ()) -> Table:
-    heading = f"\n{title}" if title else None
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", title=heading, title_justify="left", title_style="bold"
-    )
+def _table(columns: list[str], right: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left")
     return table
