@@ -77,7 +77,8 @@ class Audit:
             - ``lookalikes``: [{a, b, auc, auc_ci95}], classes that might be one
             - ``two_groups``: [{class, sizes, distance, examples: [[path], [path]]}], classes that might be two
             - ``folders``: [{folder, label, n, wrong, rest, rest_wrong, p_value, p_holm, suggested}]
-            - ``outliers``: [{path, split, label, score}], deviations from the usual distance
+            - ``outliers``: [{path, split, label, score, beyond_chance}], the ten least like any other and all beyond
+              chance; the score is in deviations
             - ``split_shift``: ``{train, test, auc, auc_ci95, differ}``, or null
             - ``notes``: what could not be looked at, and why
 
@@ -219,8 +220,11 @@ class Audit:
         }
 
     def _outliers(self) -> list[dict[str, Any]]:
-        rows, far = outliers(self.copies.neighbours)
-        return [{**self._picture(int(self.copies.first[r])), "score": float(f)} for r, f in zip(rows, far, strict=True)]
+        rows, far, beyond = outliers(self.copies.neighbours)
+        return [
+            {**self._picture(int(self.copies.first[row])), "score": float(f), "beyond_chance": rank < beyond}
+            for rank, (row, f) in enumerate(zip(rows, far, strict=True))
+        ]
 
     def _labels(self, params: dict[str, Any], notes: list[str], on_progress: Report | None) -> dict[str, Any]:
         samples, y = self.samples, self.samples.y

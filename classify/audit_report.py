@@ -13,6 +13,7 @@ from data.terminal import printable
 
 _SHOWN = 8  # rows of a table; the CSV and the JSON have all
 _LOW_RECALL = 5
+_FARTHEST = 3
 _WORTH_A_LOOK = 0.6  # AUC between splits; a smaller one may be significant, and moves no accuracy that anybody sees
 COLUMNS = ("finding", "rank", "path", "split", "label", "suggested", "score", "group", "detail")
 
@@ -46,9 +47,9 @@ def next_steps(result: dict[str, Any]) -> Iterator[str]:
         effect = ""
         if leak and leak["copied"] and leak["difference"] is not None:
             effect = f" (accuracy {leak['accuracy']:.3f}, without them {leak['accuracy_without']:.3f})"
-        yield f"keep one picture of each of the {_n(found['across_splits'], 'group')} of copies across splits{effect}"
+        yield f"keep one picture of each group of copies across splits, {found['across_splits']:,} in all{effect}"
     if found["under_two_labels"]:
-        yield f"decide on one label for each of the {_n(found['under_two_labels'], 'group')} of copies with two labels"
+        yield f"decide on one label for each group of copies with two labels, {found['under_two_labels']:,} in all"
     if result["suspects"]:
         n = len(result["suspects"])
         yield (
@@ -68,8 +69,9 @@ def next_steps(result: dict[str, Any]) -> Iterator[str]:
             f"compare {group['examples'][0][0]} with {group['examples'][1][0]}: {group['class']} may be two classes, "
             "or come from two sources"
         )
-    if result["outliers"]:
-        yield f"open the {_n(len(result['outliers']), 'picture')} unlike all others: does every one belong here?"
+    strange = sum(row["beyond_chance"] for row in result["outliers"])
+    if strange:
+        yield f"open the {_n(strange, 'picture')} unlike all others: does every one belong here?"
     shift = result["split_shift"]
     if shift and shift["auc_ci95"][0] > _WORTH_A_LOOK:
         yield (
@@ -205,12 +207,14 @@ def _hard(result: dict[str, Any]) -> Iterator[Table | str]:
 def _outliers(result: dict[str, Any]) -> Iterator[Table | str]:
     rows = result["outliers"]
     if rows:
-        yield f"\n{_n(len(rows), 'outlier')}: far from every other picture"
+        beyond = sum(row["beyond_chance"] for row in rows)
+        yield f"\nleast like any other picture, {f'{beyond:,} of them' if beyond else 'none'} beyond chance"
+        shown = min(max(beyond, _FARTHEST), _SHOWN)
         table = _table(["deviations", "label", "split", "picture"], right=("deviations",))
-        for row in rows[:_SHOWN]:
+        for row in rows[:shown]:
             cells = (row["label"] or "-", row["split"] or "-", row["path"])
             table.add_row(f"{row['score']:.1f}", *map(printable, cells))
-        yield _rest(table, len(rows))
+        yield _rest(table, beyond, shown)
 
 
 def _pictures(rows: list[dict[str, Any]], shown: int = _SHOWN) -> Table:

@@ -183,20 +183,21 @@ def odd_folders(paths: Sequence[str], probabilities: Floats, y: Array) -> list[O
     return sorted(found, key=lambda folder: (folder.p_value, folder.folder))
 
 
-def outliers(neighbours: Neighbours) -> tuple[Indices, Floats]:
-    """Return the pictures that are far from every other, the farthest first, and how far in deviations.
+def outliers(neighbours: Neighbours) -> tuple[Indices, Floats, int]:
+    """Return the pictures that are least like any other, how far they are in deviations, and how many are beyond chance.
 
     The measure is the similarity (Fisher's z) to the tenth nearest, so that a picture with a few copies is still
-    found. Its median and the deviation of its lower half are robust; the fence is the one that a normal distribution
-    of n pictures passes in one set of twenty.
+    found; Euclidean distances would name the pictures with large vectors instead. Its median and the deviation of its
+    lower half are robust; the fence is the one that a normal distribution of n pictures passes in one set of twenty.
+    Cosines have a floor, so a strange picture may stay within it: the ten farthest are returned in any case.
     """
     n, m = neighbours.similarity.shape
     if n < 2 * _FEWEST or not m:
-        return np.empty(0, np.int64), np.empty(0)
+        return np.empty(0, np.int64), np.empty(0), 0
     level = neighbours.z[:, min(10, m) - 1]
     low, median = np.quantile(level, [0.25, 0.5])
     unit = max((median - low) / float(norm.ppf(0.75)), 1e-9)
     far = (median - level) / unit
-    rows = np.flatnonzero(far > norm.isf(0.05 / n))
-    order = np.lexsort((rows, -far[rows]))
-    return rows[order], far[rows][order]
+    beyond = int((far > norm.isf(0.05 / n)).sum())
+    rows = np.argsort(-far, kind="stable")[: max(beyond, 10)].astype(np.int64)
+    return rows, far[rows], beyond
