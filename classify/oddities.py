@@ -184,7 +184,7 @@ def odd_folders(paths: Sequence[str], probabilities: Floats, y: Array) -> list[O
 
 
 def outliers(neighbours: Neighbours) -> tuple[Indices, Floats, int]:
-    """Return the pictures that are least like any other, how far they are in deviations, and how many are beyond chance.
+    """Return the pictures least like any other, how far they are in deviations, and how many are beyond chance.
 
     The measure is the similarity (Fisher's z) to the tenth nearest, so that a picture with a few copies is still
     found; Euclidean distances would name the pictures with large vectors instead. Its median and the deviation of its
