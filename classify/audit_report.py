@@ -254,9 +254,8 @@ def _classes(result: dict[str, Any]) -> Iterator[Table | str]:
         yield "\n" + printable(f"{row['a']} and {row['b']} can hardly be told apart: AUC {interval}, chance is 0.5")
     for row in result["two_groups"][:_SHOWN]:
         sizes = " and ".join(f"{size:,}" for size in row["sizes"])
-        yield printable(
-            f"\n{row['class']} falls into two groups of {sizes} pictures ({row['distance']:.1f} deviations)"
-        )
+        apart = f"{row['distance']:.1f} deviations apart"
+        yield "\n" + printable(f"{row['class']} falls into two groups of {sizes} pictures, {apart}")
     shift = result["split_shift"]
     if shift and shift["differ"]:
         yield "\n" + printable(

@@ -68,7 +68,7 @@ def auc_interval(score: Floats, positive: npt.NDArray[np.bool_]) -> tuple[float,
     >>> import numpy as np
     >>> auc, (low, high) = auc_interval(np.arange(40.0), np.arange(40) >= 20)
     >>> auc, round(low, 3), round(high, 3)
-    (1.0, 0.868, 1.0)
+    (1.0, 0.899, 1.0)
     """
     m, n = int(positive.sum()), int((~positive).sum())
     area = float((rankdata(score)[positive].sum() - m * (m + 1) / 2) / (m * n))
@@ -78,8 +78,9 @@ def auc_interval(score: Floats, positive: npt.NDArray[np.bool_]) -> tuple[float,
         variance = t * (1 - t) * (1 + mean * ((1 - t) / (2 - t) + t / (1 + t))) / (m * n)
         return abs(area - t) - z * float(np.sqrt(variance))
 
-    low = brentq(beyond, 1e-12, area) if area > 1e-9 else 0.0
-    high = brentq(beyond, area, 1 - 1e-12) if area < 1 - 1e-9 else 1.0
+    # off the estimate itself, where at 0 and 1 the variance is nothing and every bound would fit
+    low = brentq(beyond, 1e-12, area - 1e-9) if area > 1e-6 else 0.0
+    high = brentq(beyond, area + 1e-9, 1 - 1e-12) if area < 1 - 1e-6 else 1.0
     return area, (float(low), float(high))
 
 

@@ -39,7 +39,8 @@ def find_suspects(probabilities: Floats, y: Array) -> Suspects:
     """Find labels that are probably wrong, by confident learning.
 
     A class's threshold is the mean probability that its own pictures get for it. A picture confidently is the class
-    with the highest probability among those whose threshold it reaches; it is suspect where that is not its label.
+    with the highest probability among those whose threshold it reaches; it is suspect where that is not its label,
+    and its label is not the most probable class either.
     Source: Northcutt, Jiang and Chuang 2021, arXiv:1911.00068, equations 1 and 2 (the off-diagonal of the confident
     joint), ranked by the margin.
 
@@ -72,14 +73,15 @@ def find_suspects(probabilities: Floats, y: Array) -> Suspects:
     winner = reached.argmax(axis=1)
     confident = held & (reached.max(axis=1, initial=-1.0) >= 0)
     joint = np.bincount(y[confident] * k + winner[confident], minlength=k * k).reshape(k, k).astype(np.int64)
-    rows = np.flatnonzero(confident & (winner != y))
+    answers = np.where(held[:, None], probabilities, 0).argmax(axis=1)
+    rows = np.flatnonzero(confident & (winner != y) & (answers != y))
     margin = probabilities[rows, y[rows]] - probabilities[rows, winner[rows]]
     order = np.lexsort((rows, margin))
     return Suspects(joint, thresholds, rows[order], winner[rows][order].astype(np.int64), margin[order])
 
 
 def find_hard(probabilities: Floats, y: Array, suspects: Suspects) -> Indices:
-    """Return the pictures that are answered wrongly but are not suspect, the lowest probability of the label first.
+    """Return the pictures that are answered wrongly but are not suspect, the lowest margin of the label first.
 
     The head prefers another class, and is not confident of it: blurred, partial, ambiguous or rare pictures.
     """
@@ -88,7 +90,7 @@ def find_hard(probabilities: Floats, y: Array, suspects: Suspects) -> Indices:
     wrong = np.asarray(held & (answers != y))
     wrong[suspects.rows] = False
     rows = np.flatnonzero(wrong)
-    return rows[np.lexsort((rows, probabilities[rows, y[rows]]))]
+    return rows[np.lexsort((rows, probabilities[rows, y[rows]] - probabilities[rows, answers[rows]]))]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,7 @@ def confident_learning_by_the_book(p, y):
         if above:
             best = max(above, key=lambda j: p[i, j])
             joint[y[i], best] += 1
-            if best != y[i]:
+            if best != y[i] and max(p[i]) != p[i, y[i]]:
                 flagged.append((p[i, y[i]] - p[i, best], i, best))
     return joint, sorted(flagged)
 
@@ -321,6 +321,8 @@ def test_long_tables_are_cut_and_control_characters_escaped():
     text = printed(audit_of(samples).run())
     assert "\x1b" not in text
     assert "a\\x1b[31m/" in text
+    assert "f\\nox" in text
+    assert not [line for line in text.splitlines() if line.startswith("\\n")]
     assert "d[bold]og" in text
     n = int(text.split(" suspect labels")[0].rsplit("\n", 1)[1])
     assert n > 8
