@@ -159,6 +159,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--dataset", metavar="NAME", help=_DATASET)
 
+    add = _verb(verbs, "audit", run_audit, "find out what is wrong with a data set: copies, labels, classes, splits")
+    add("store", metavar="STORE")
+    add("--head", default="lr", choices=_HEADS, help="classifier that judges the labels (default: %(default)s)")
+    add("--split-pair", nargs=2, metavar=("TRAIN", "TEST"), help="splits to compare (default: train with test, else "
+        "with val)")
+    add("--folds", type=_folds, default=5, metavar="N", help="folds of what is held out (default: %(default)s)")
+    add("--csv", metavar="FILE", help="write every finding there, a row for each picture (- is standard output)")
+    add("--seed", type=_natural, default=0, help="of folds and samples (default: %(default)s)")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
+
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
     add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
@@ -357,6 +368,30 @@ def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
     return result.as_json(), 0
 
 
+def run_audit(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `audit`."""
+    from classify.audit import Audit
+    from classify.audit_report import print_audit, write_audit_csv
+    from classify.duplicates import find_copies
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+
+    store = FeatureStore(arguments.store)
+    samples = store.load(dataset=arguments.dataset, features=arguments.features)
+    splits = store.views()[samples.dataset].splits
+    with ProgressDisplay(console, "pictures compared") as display:
+        copies = find_copies(samples.X, samples.digests, display.update)
+    pair = (arguments.split_pair[0], arguments.split_pair[1]) if arguments.split_pair else None
+    with ProgressDisplay(console, "fits") as display:
+        audit = Audit(samples, splits, copies, arguments.head, arguments.folds, arguments.seed)
+        result = {"store": arguments.store, **audit.run(pair, display.update)}
+    if arguments.csv:
+        write_audit_csv(arguments.csv, result)
+    if arguments.csv != "-":
+        print_audit(console, result, arguments.csv)
+    return result, 0
+
+
 def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `predict`."""
     from classify.artifact import load_head
@@ -551,6 +586,13 @@ def _natural(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {value}")
+    return value
+
+
+def _folds(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"must be 2 or more, got {value}")
     return value
 
 

@@ -82,6 +82,7 @@ def test_every_file_says_what_it_owns():
             "classify.heads, classify.selection, classify.evaluate, classify.artifact, classify.report, data.verify",
             "torch",
         ),
+        ("classify.audit, classify.audit_report", "torch"),
         ("extract.extractor, extract.engines, extract.weights, extract.embed, extract.recheck", "sklearn"),
         ("extract.extractor, extract.report, extract.transformer", "torch"),
         ("extract.cache", "sklearn"),
