@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from classify.head import Array, Floats
-from classify.selection import Scaler
+from classify.trials import Scaler
 from data.views import Digests
 
 # Bytes of similarities held at a time; choosing the largest of them takes twice as many again.

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from classify.duplicates import Indices, Neighbours
 from classify.evaluate import ALPHA, Interval, holm
 from classify.head import Array, Floats
-from classify.selection import Scaler
+from classify.trials import Scaler
 
 # Two classes are told apart where a picture of one is put on the right side of a picture of the other more often than
 # three times in four: half way between chance and never wrong.

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from classify.calibration import fit_scale
 from classify.duplicates import Indices
+from classify.folds import Design
 from classify.head import Floats, softmax
 from classify.heads import HEADS
-from classify.selection import Scaler, fit_scale, stratified_folds, train
+from classify.rows import BLOCK
+from classify.selection import train
+from classify.trials import trials
 from data.errors import HeadError
 from data.store import Samples
 from data.views import Digests
@@ -61,30 +65,22 @@ def out_of_fold(
     report = on_progress or (lambda done, total: None)
     if params is None:
         params = train(kind, samples, seed=seed, on_progress=on_progress).params
-    n, k = len(samples), len(samples.classes)
-    fold = stratified_folds(samples.y, samples.digests, folds, seed)
-    scores = np.full((n, k), np.nan)
-    count = int(fold.max(initial=-1)) + 1
-    for f in range(count):
-        inside, outside = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
-        X, y = samples.training(inside)
-        if len(np.unique(y)) < 2:  # in tiny sets with copies there may be nothing to learn
-            continue
-        scaler = Scaler.fit(X)
-        head = HEADS[kind](**params, random_state=seed)
+    design = Design.cross_validation(samples, folds, seed)
+    probabilities = np.full((len(samples), len(samples.classes)), np.nan)
+    if design.n_folds:
         with warnings.catch_warnings():
             # an answer from a solver that stopped early still says which labels look odd
             warnings.simplefilter("ignore", ConvergenceWarning)
-            warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
-            found = head.fit(scaler.transform(X), y).scores(scaler.transform(samples.X[outside]))
-        # a class that has no picture in the other folds comes last
-        scores[outside] = found.min(axis=1, keepdims=True) - 1
-        scores[np.ix_(outside, head.classes_)] = found
-        report(f + 1, count)
-    held = ~np.isnan(scores[:, 0])
-    if held.any():
-        scores[held] = softmax(fit_scale(scores[held], samples.y[held]) * scores[held])
-    return scores
+            (trial,) = trials(
+                [HEADS[kind](**params, random_state=seed)],
+                design,
+                None,
+                kept=slice(None),
+                block=BLOCK,
+                report=lambda done: report(int(done), design.n_folds),
+            )
+        probabilities[design.held_out] = softmax(fit_scale(trial.scores, design.truth) * trial.scores)
+    return probabilities
 
 
 def kept_together(samples: Samples, group: Indices) -> Samples:

@@ -14,6 +14,9 @@ from scipy.linalg import eigh
 Single = npt.NDArray[np.float32]
 Double = npt.NDArray[np.float64]
 
+# Most values, float32, of one block of rows where nothing else is asked for: 32 MB.
+BLOCK = 1 << 23
+
 # Above this many rows for each column, every so many rows are enough for a preconditioner.
 _SPECTRUM_ROWS = 16
 
@@ -27,11 +30,11 @@ class Rows:
     sources : sequence of array-like of shape (n_i, d)
         Float16, float32 or float64; each is read by slices.
     block : int
-        Most values, float32, of one block: 2**23 are 32 MB.
+        Most values, float32, of one block.
     """
 
     sources: Sequence[Any]
-    block: int = 1 << 23
+    block: int = BLOCK
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -263,7 +263,8 @@ def _try(
         if not all(isinstance(head, RidgeHead) for head in heads):
             raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
         return left_out([head for head in heads if isinstance(head, RidgeHead)], design.samples, class_weights, report)
-    return trials(heads, design, class_weights, block, report)
+    kept = kept_rows(design, len(settings))
+    return trials(heads, design, class_weights, kept=kept, block=block, report=report)
 
 
 def _judge(settings: list[dict[str, Any]], tried: list[Trial], design: Design, balanced: bool) -> list[Candidate]:

@@ -71,7 +71,13 @@ def kept_rows(design: Design, n_settings: int) -> slice:
 
 
 def trials(
-    heads: Sequence[Head], design: Design, class_weights: Floats | None, block: int, report: Callable[[float], None]
+    heads: Sequence[Head],
+    design: Design,
+    class_weights: Floats | None,
+    *,
+    kept: slice,
+    block: int,
+    report: Callable[[float], None],
 ) -> list[Trial]:
     """Try heads that differ in their settings.
 
@@ -83,14 +89,16 @@ def trials(
         What trains and what is held out.
     class_weights : ndarray of shape (k,), or None
         How much a picture of each class counts; heads that know class weights by name get them so.
+    kept : slice
+        Of which held-out pictures to keep the scores.
     block : int
         Most values of one block of rows, where rows are read in blocks.
     report : callable
         Told how many fits are done.
     """
     if has_path(heads):
-        return _along_path(heads, design, class_weights, block, report)
-    return _one_by_one(heads, design, report)
+        return _along_path(heads, design, class_weights, kept, block, report)
+    return _one_by_one(heads, design, kept, report)
 
 
 def has_path(heads: Sequence[Head]) -> bool:
@@ -138,13 +146,17 @@ def left_out(
 
 
 def _along_path(
-    heads: Sequence[Head], design: Design, class_weights: Floats | None, block: int, report: Callable[[float], None]
+    heads: Sequence[Head],
+    design: Design,
+    class_weights: Floats | None,
+    kept: slice,
+    block: int,
+    report: Callable[[float], None],
 ) -> list[Trial]:
     first = heads[0]
     assert isinstance(first, PathHead)
     task = task_of(design, class_weights, None, block)
     values = [getattr(head, first.along) for head in heads]
-    kept = kept_rows(design, len(heads))
     of_value: dict[Any, Trial] = {}
     for fit in first.path(task, list(dict.fromkeys(values)), **first.options()):
         of_value[fit.value] = _measured(fit, task.moments, design, block, kept)
@@ -174,7 +186,7 @@ def _measured(fit: Fit, moments: Moments, design: Design, block: int, kept: slic
     return Trial(correct, scores, fit.gap)
 
 
-def _one_by_one(heads: Sequence[Head], design: Design, report: Callable[[float], None]) -> list[Trial]:
+def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Callable[[float], None]) -> list[Trial]:
     n_classes = len(design.samples.classes)
     threads = min(os.cpu_count() or 1, 8) if heads[0].thread_safe else 1
     scores = [np.empty((len(design.held_out), n_classes)) for _ in heads]
@@ -192,7 +204,6 @@ def _one_by_one(heads: Sequence[Head], design: Design, report: Callable[[float],
                 scores[i][out] = found
                 done += 1
                 report(done)
-    kept = kept_rows(design, len(heads))
     return [Trial(s.argmax(axis=1) == design.truth, s[kept], 0.0) for s in scores]
 
 

@@ -4,7 +4,7 @@ from conftest import digest_of
 
 import classify.duplicates
 from classify.duplicates import find_copies, nearest
-from classify.selection import Scaler
+from classify.trials import Scaler
 
 
 def digests_of(numbers):
