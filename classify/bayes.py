@@ -43,7 +43,7 @@ class BayesHead(Head):
 
     def __init__(
         self,
-        var_smoothing: float = 1e-2,
+        var_smoothing: float = 1e-1,
         priors: Sequence[float] | None = None,
         class_weight: ClassWeight = None,
         random_state: int = 0,
@@ -55,7 +55,7 @@ class BayesHead(Head):
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         if not self.var_smoothing >= 0:
-            raise HeadError(f"var_smoothing must be 0 or more, not {self.var_smoothing:g}: 0.01 is the default")
+            raise HeadError(f"var_smoothing must be 0 or more, not {self.var_smoothing:g}: 0.1 is the default")
         weights = np.ones(len(y)) if weights is None else weights
         k, of_class = len(self.classes_), np.bincount(y, weights)
         shares = np.zeros((k, len(y)))

@@ -128,16 +128,16 @@ def fit_platt(scores: Floats, y: Array) -> tuple[Floats, Floats]:
     For two classes the factors are equal, and this is Platt's sigmoid (Platt 1999, 'Probabilistic outputs for support
     vector machines', in the convex form of Lin, Lin and Weng 2007) of the difference of the scores; for more it is
     vector scaling (Guo et al. 2017, arXiv:1706.04599, section 4.2). As in Platt's, a label is not taken for certain:
-    of a class with m of the rows it counts (m + 1) / (m + k), every other class 1 / (m + k), so that the optimum is
-    finite where the scores separate the classes, and a class that is not among the rows keeps a probability.
+    of a class with m of the rows it counts (m + 1) / (m + 2), and the other classes share the rest, so that the optimum
+    is finite where the scores separate the classes.
     """
     n, k = scores.shape
     factors = 1 if k == 2 else k
     spread = max(float(np.abs(scores - scores.max(axis=1, keepdims=True)).mean()), 1e-12)
     z = (scores - scores.mean(axis=1, keepdims=True)) / spread
     support = np.bincount(y, minlength=k)
-    targets = np.ones((n, k)) / (support[y, None] + k)
-    targets[np.arange(n), y] *= support[y] + 1
+    targets = np.ones((n, k)) / ((support[y, None] + 2) * (k - 1))
+    targets[np.arange(n), y] = (support[y] + 1) / (support[y] + 2)
 
     def loss(theta: Floats) -> tuple[float, Floats]:
         a = theta[:factors] * z + theta[factors:]

@@ -35,8 +35,8 @@ def test_platt_of_several_classes_is_at_the_optimum_of_vector_scaling():
     scores, y, _ = held_out(k=4, shift=2.0)
     scale, bias = fit_platt(scores, y)
     support = np.bincount(y)
-    targets = np.ones((600, 4)) / (support[y, None] + 4)
-    targets[np.arange(600), y] *= support[y] + 1
+    targets = np.ones((600, 4)) / (support[y, None] + 2) / 3
+    targets[np.arange(600), y] *= 3 * (support[y] + 1)
     np.testing.assert_allclose(targets.sum(axis=1), 1)
     error = softmax(logits(scores, scale, bias)) - targets
     centred = scores - scores.mean(axis=1, keepdims=True)
