@@ -133,6 +133,10 @@ def _csv_rows(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "suggested": row["b"],
             "score": row["auc"],
         }
+    shift = result["split_shift"]
+    if shift:
+        detail = "interval " + " to ".join(f"{bound:.3f}" for bound in shift["auc_ci95"])
+        yield {"finding": "splits apart", "split": shift["test"], "score": shift["auc"], "detail": detail}
     for rank, row in enumerate(result["two_groups"], 1):
         sizes = " and ".join(map(str, row["sizes"]))
         yield {
@@ -172,10 +176,8 @@ def _leak(result: dict[str, Any]) -> Iterator[Table | str]:
     leak = result["leak"]
     if not leak or not leak["copied"]:
         return
-    text = (
-        f"{leak['copied']} of the {leak['n']:,} pictures of {leak['test']} have a copy in {leak['train']}: "
-        f"{result['head']} gets {_with(leak['accuracy'], leak['accuracy_ci95'])} of all right"
-    )
+    yield printable(f"{leak['copied']} of the {leak['n']:,} pictures of {leak['test']} have a copy in {leak['train']}")
+    text = f"{result['head']} gets {_with(leak['accuracy'], leak['accuracy_ci95'])} of all right"
     if leak["accuracy_without"] is not None:
         low, high = leak["difference_ci95"]
         text += (

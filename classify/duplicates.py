@@ -108,6 +108,11 @@ def find_copies(X: Array, digests: Digests, on_progress: Callable[[int, int], No
     -----
     Exact search: 2 n^2 d operations, 26 TFLOP (4 minutes of two cores) for 100,000 x 1,280. Beside the standardised
     vectors it holds 0.2 GB.
+
+    Measured with EfficientNet-Lite0 on three sets of photographs, 20 planted copies each: of those saved anew (JPEG
+    75), mirrored, turned by 5 degrees or cut by 5% it finds 55 to 60 of 60, of the brightened 54, the halved 52, those
+    cut by 10% 39, the grey 3. The 14 pairs that it reported unasked were opened, and all are copies. Among hands
+    before one white wall it finds next to nothing: there other pictures are as similar as copies.
     """
     _, first, content = np.unique(digests, return_index=True, return_inverse=True)
     order = np.argsort(first)  # contents in the order of their first pictures
