@@ -49,8 +49,10 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import ROOT, CheckFailed, finish, in_turn, medians, positive, real_data, run_pipeline, say
+from classify.folds import stratified_folds
 from classify.linear import LogisticHead, SVMHead
-from classify.selection import Scaler, stratified_folds, train
+from classify.selection import train
+from classify.trials import Scaler
 from data.spec import FeatureSpec
 from data.store import Samples
 

@@ -12,6 +12,7 @@ Examples
 (12, 3)
 """
 
+from classify.bayes import BayesHead
 from classify.head import Head
 from classify.linear import CentroidHead, LDAHead, LogisticHead, RidgeHead, SVMHead
 from classify.mlp import MLPHead
@@ -22,6 +23,7 @@ HEADS: dict[str, type[Head]] = {
     "svm": SVMHead,
     "mlp": MLPHead,
     "knn": KNNHead,
+    "bayes": BayesHead,
     "centroid": CentroidHead,
     "ridge": RidgeHead,
     "lda": LDAHead,

@@ -1,7 +1,6 @@
-"""Training a head honestly: standardisation, the choice of regularisation, calibration; test is never seen."""
+"""Training a head honestly: the choice of regularisation, standardisation, calibration; test is never seen."""
 
 import dataclasses
-import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,48 +8,44 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from joblib import Parallel, delayed
-from scipy.optimize import minimize_scalar
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 
+from classify.calibration import METHODS, Calibration, calibrate, fit_scale, log_loss
+from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import HEADS
+from classify.linear import PathHead, RidgeHead
+from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
 from data.errors import HeadError
 from data.store import Samples
 
-TUNE = ("cv", "val", "none")
+TUNE = ("cv", "val", "loo", "none")
+RULES = ("best", "one-se")
 _FOLDS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaler:
-    """Column means and deviations of the training vectors, (d,) float32 each; constant columns divide by one."""
-
-    mean: npt.NDArray[np.float32]
-    scale: npt.NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, X: Array) -> "Scaler":
-        """Measure the columns of X, (n, d)."""
-        mean = X.mean(axis=0, dtype=np.float64)
-        scale = X.std(axis=0, dtype=np.float64)
-        scale[scale < 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0
-        scale[scale == 0] = 1.0
-        return cls(mean.astype(np.float32), scale.astype(np.float32))
-
-    def transform(self, X: Array) -> npt.NDArray[np.float32]:
-        """Return X, (n, d), with zero mean and unit deviation of the training columns."""
-        return (X.astype(np.float32, copy=False) - self.mean) / self.scale
+_MEMORY = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One setting that was tried: its parameters, and its accuracy and log-loss on held-out pictures."""
+    """One setting that was tried.
+
+    Parameters
+    ----------
+    params : dict
+        Its parameters.
+    accuracy, log_loss : float
+        On held-out pictures, all folds together; the accuracy is balanced where classes weigh the same.
+    deviation : float
+        Of the accuracy between folds (n - 1 in the denominator); zero where nothing or one thing was held out.
+    gap : float
+        How far its objective may be above the optimum, relatively, at most over the folds.
+    """
 
     params: dict[str, Any]
     accuracy: float
     log_loss: float
+    deviation: float = 0.0
+    gap: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +66,17 @@ class Training:
         Everything that was tried; empty where no picture could be held out to try it on.
     cv_accuracy : float or None
         Accuracy over all held-out folds at the chosen parameters, the highest of all settings and so a little
-        optimistic; balanced accuracy where classes weigh the same; None where val chose.
+        optimistic (`nested` says by how much); balanced accuracy where classes weigh the same; None where val chose.
     tuned_on : str
-        ``cv``, ``val`` or ``none``.
+        ``cv``, ``val``, ``loo`` or ``none``.
+    rule : str
+        ``best`` or ``one-se``.
     folds, seed : int
         Of the cross-validation.
+    calibration : Calibration or None
+        How its scores become probabilities, and the error before and after, on what was held out.
+    gap : float or None
+        How far the final objective may be above its optimum, relatively; None where nothing is minimised.
     seconds : float
         Wall time.
     notes : list of str
@@ -93,6 +94,36 @@ class Training:
     seed: int
     seconds: float
     notes: list[str]
+    rule: str = "best"
+    gap: float | None = None
+    calibration: Calibration | None = None
+
+    @property
+    def chosen(self) -> int:
+        """The number of the chosen candidate."""
+        return next((i for i, c in enumerate(self.candidates) if c.params == self.params), 0)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the arrays, as `fit --json` prints it."""
+        calibration = self.calibration
+        return {
+            "kind": self.kind,
+            "params": self.params,
+            "cv_accuracy": self.cv_accuracy,
+            "tuned_on": self.tuned_on,
+            "rule": self.rule,
+            "folds": self.folds,
+            "candidates": [vars(candidate) for candidate in self.candidates],
+            "calibration": calibration
+            and {
+                "method": calibration.method,
+                "before": calibration.before and vars(calibration.before),
+                "after": calibration.after and vars(calibration.after),
+            },
+            "objective_gap": self.gap,
+            "seconds": round(self.seconds, 3),
+            "notes": self.notes,
+        }
 
 
 def train(
@@ -102,8 +133,12 @@ def train(
     tune: str = "cv",
     val: Samples | None = None,
     params: dict[str, Any] | None = None,
+    grid: Sequence[Any] | None = None,
+    rule: str = "best",
     class_weight: str | None = None,
+    calibration_method: str = "temperature",
     seed: int = 0,
+    memory: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Training:
     """Train a head on a split, with its regularisation chosen by cross-validation on that split alone.
@@ -120,16 +155,26 @@ def train(
         The training pictures, in every view that they come in; those without a label are left out. Held-out
         pictures are measured in their first view alone.
     tune : str
-        ``cv``: five stratified folds; ``val``: train on `samples` and choose on `val`; ``none``: the head's
-        default parameters, with the folds only to measure them.
+        ``cv``: five stratified folds; ``val``: train on `samples` and choose on `val`; ``loo``: each picture left out
+        in turn, in closed form (`ridge`); ``none``: the head's default parameters, with the folds only to measure them.
     val : Samples, optional
         For ``val``.
     params : dict, optional
         Parameters to set rather than choose.
+    grid : sequence, optional
+        The values to try of the parameter that is chosen, from the strongest regularisation to the weakest; by
+        default the head's own.
+    rule : str
+        ``best``; or ``one-se``: the strongest regularisation whose accuracy is within one standard error of the best
+        (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3).
     class_weight : str, optional
         ``balanced``: each class weighs the same whatever its size.
+    calibration_method : str
+        See `classify.calibration.calibrate`.
     seed : int
         Of the folds and of the head's own randomness.
+    memory : int, optional
+        Bytes that may be used; vectors that lie in the store are then read in blocks, by the heads that can.
     on_progress : callable, optional
         Called with the number of fits done and in all.
 
@@ -146,181 +191,150 @@ def train(
     samples = samples.labelled()
     _check_classes(samples)
     fixed = dict(params or {})
-    grid = _grid(kind, fixed, tune)
-    outsides = _outsides(samples, tune, val, seed)
-    if not outsides:  # one picture of each class: nothing can be held out
-        grid = _grid(kind, fixed, "none")
-    made = [lambda p=p: HEADS[kind](**p, class_weight=class_weight, random_state=seed) for p in grid]
-    total = len(outsides) * len(grid) + 1
+    settings = _grid(kind, fixed, tune, grid)
+    if rule not in RULES:
+        raise HeadError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
+    if calibration_method not in METHODS:
+        raise HeadError(f"no way to calibrate {calibration_method!r}: choose one of {', '.join(METHODS)}")
+    if tune == "val":
+        design = Design.validation(samples, val)
+    elif tune == "loo":
+        design = Design.leave_one_out(samples)
+    else:
+        design = Design.cross_validation(samples, _FOLDS, seed)
+    if not design.n_folds:  # one picture of each class: nothing can be held out
+        settings = _grid(kind, fixed, "none", grid)
+    block = (memory or _MEMORY) // 32  # float32 values: an eighth of the memory
+    in_blocks = has_path(_made(kind, settings, class_weight, seed))
+    if not in_blocks:
+        refuse_larger(3 * (1 + len(samples.others)) * 4 * len(samples) * samples.X.shape[1], memory or 1 << 62, kind)
+    class_weights = _class_weights(samples, class_weight)
     report = on_progress or (lambda done, total: None)
+    total = len(settings) * max(design.n_folds, 1) + 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
-        # of lda, where a class has one picture, which then adds nothing to the covariance
-        warnings.filterwarnings("ignore", message="Only one sample available", category=UserWarning)
-        outputs, truth = _held_out_scores(samples, outsides, made, lambda done: report(done, total))
-        candidates, scales = _judge(grid, outputs, truth, class_weight == "balanced")
-        best = min(
-            range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i), default=0
-        )
-        X, y = samples.training()
-        scaler = Scaler.fit(X)
-        head = made[best]().fit(scaler.transform(X), y)
-    head.scale_ = scales[best] if scales else 1.0
-    notes = [] if head.converged_ else [f"the solver of {kind} stopped before it had converged"]
-    if len(grid) > 1 and best == len(grid) - 1:
-        setting = ", ".join(f"{k} = {v}" for k, v in grid[best].items())
-        notes.append(f"the weakest regularisation that was tried won ({setting}); --param sets one beyond it")
+        tried = _try(kind, settings, design, tune, class_weight, seed, block, lambda done: report(int(done), total))
+        candidates = _judge(settings, tried, design, class_weight == "balanced")
+        best = _choose(candidates, design, rule)
+        (head,) = _made(kind, settings[best : best + 1], class_weight, seed)
+        scaler = Scaler.fit(samples.X, *samples.others)
+        if in_blocks and isinstance(head, PathHead):
+            head.fit_task(task_of(design, class_weights, scaler.moments(), block))
+        else:
+            X, y = samples.training()
+            head.fit(scaler.transform(X), y)
+    calibration = _calibrated(tried, best, design, len(settings), calibration_method)
+    head.scale_, head.bias_ = calibration.scale, calibration.bias
+    gap = getattr(head, "gap_", None)
     report(total, total)
     return Training(
         kind=kind,
         head=head,
         scaler=scaler,
-        params=grid[best],
+        params=settings[best],
         candidates=candidates,
         cv_accuracy=candidates[best].accuracy if candidates and tune != "val" else None,
         tuned_on=tune,
-        folds=0 if tune == "val" else len(outsides),
+        folds=0 if tune in ("val", "loo") else design.n_folds,
         seed=seed,
         seconds=time.perf_counter() - start,
-        notes=notes,
+        notes=_notes(kind, head, settings, best, candidates),
+        rule=rule,
+        gap=gap,
+        calibration=calibration,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Outside:
-    """Training rows of a fold, and what is held out from them: other rows, or the val split."""
-
-    inside: Array
-    X: Callable[[], Array]
-    y: Array
-
-
-def _outsides(samples: Samples, tune: str, val: Samples | None, seed: int) -> list[_Outside]:
-    y = samples.y
-    if tune == "val":
-        val = val.labelled() if val is not None else None
-        if val is None or not len(val):
-            raise HeadError("--tune val needs labelled pictures in a split named val: use --tune cv")
-        held = val.X
-        return [_Outside(np.arange(len(y)), lambda: held, val.y)]
-    folds = stratified_folds(y, samples.digests, _FOLDS, seed)
-    held_out = []
-    for f in range(int(folds.max(initial=-1)) + 1):
-        inside, out = np.flatnonzero(folds != f), np.flatnonzero(folds == f)
-        if len(np.unique(y[inside])) > 1:  # else, in tiny sets with copies, there is nothing to learn
-            held_out.append(_Outside(inside, lambda out=out: samples.X[out], y[out]))  # type: ignore[misc]
-    return held_out
+def _try(
+    kind: str,
+    settings: list[dict[str, Any]],
+    design: Design,
+    tune: str,
+    class_weight: str | None,
+    seed: int,
+    block: int,
+    report: Callable[[float], None],
+) -> list[Trial]:
+    heads = _made(kind, settings, class_weight, seed)
+    if not design.n_folds:
+        return []
+    class_weights = _class_weights(design.samples, class_weight)
+    if tune == "loo":
+        if not all(isinstance(head, RidgeHead) for head in heads):
+            raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
+        return left_out([head for head in heads if isinstance(head, RidgeHead)], design.samples, class_weights, report)
+    return trials(heads, design, class_weights, block, report)
 
 
-def _held_out_scores(
-    samples: Samples, outsides: list[_Outside], made: Sequence[Callable[[], Head]], report: Callable[[int], None]
-) -> tuple[list[list[Floats]], npt.NDArray[np.int32]]:
-    """Fit every candidate on every fold; return its scores for what was held out, and the truth."""
-    n_classes = len(samples.classes)
-    threads = min(os.cpu_count() or 1, 8) if made[0]().thread_safe else 1
-    outputs: list[list[Floats]] = [[] for _ in made]
-    done = 0
-    # candidates run beside each other, so BLAS must not start threads of its own for each
-    with threadpool_limits(1, user_api="blas"):
-        for outside in outsides:
-            rows, y = samples.training(outside.inside)
-            scaler = Scaler.fit(rows)
-            X, X_out = scaler.transform(rows), scaler.transform(outside.X())
-            jobs = (delayed(_fit_and_score)(make(), X, y, X_out, n_classes) for make in made)
-            for i, scores in enumerate(Parallel(n_jobs=threads, prefer="threads")(jobs)):
-                outputs[i].append(scores)
-                done += 1
-                report(done)
-    truth = np.concatenate([np.empty(0, dtype=np.int32), *(outside.y for outside in outsides)])
-    return outputs, truth
-
-
-def _fit_and_score(head: Any, X: Array, y: Array, X_out: Array, n_classes: int) -> Floats:
-    scores: Floats = head.fit(X, y).scores(X_out)
-    if scores.shape[1] == n_classes:
-        return scores
-    # a class whose every picture is held out, being a copy of another class's: last in every row
-    full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
-    full[:, head.classes_] = scores
-    return full
-
-
-def _judge(
-    grid: list[dict[str, Any]], outputs: list[list[Floats]], truth: Array, balanced: bool
-) -> tuple[list[Candidate], list[float]]:
-    """Return each setting's accuracy (`balanced` or not) and log-loss on what was held out, and its scores' factor."""
-    if not len(truth):
-        return [], []
-    candidates, scales = [], []
-    for params, parts in zip(grid, outputs, strict=True):
-        scores = np.concatenate(parts)
-        scale = fit_scale(scores, truth)
-        correct = scores.argmax(axis=1) == truth
-        accuracy = float(
-            np.mean([correct[truth == t].mean() for t in np.unique(truth)]) if balanced else correct.mean()
+def _judge(settings: list[dict[str, Any]], tried: list[Trial], design: Design, balanced: bool) -> list[Candidate]:
+    """Return what each setting did on what was held out, `balanced` or not; the log-loss after temperature scaling."""
+    candidates = []
+    kept = kept_rows(design, len(settings))
+    truth, fold_of = design.truth, design.fold_of
+    for params, trial in zip(settings if tried else [], tried, strict=True):
+        scale = fit_scale(trial.scores, truth[kept])
+        of_fold = [_accuracy(trial.correct[fold_of == f], truth[fold_of == f], balanced) for f in np.unique(fold_of)]
+        candidates.append(
+            Candidate(
+                params=params,
+                accuracy=_accuracy(trial.correct, truth, balanced),
+                log_loss=log_loss(softmax(scale * trial.scores), truth[kept]),
+                deviation=float(np.std(of_fold, ddof=1)) if len(of_fold) > 1 else 0.0,
+                gap=trial.gap,
+            )
         )
-        candidates.append(Candidate(params, accuracy, log_loss(softmax(scale * scores), truth)))
-        scales.append(scale)
-    return candidates, scales
+    return candidates
 
 
-def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Deal the pictures of each class over folds; copies of one content go to one fold.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n,)
-        Labels.
-    digests : ndarray of shape (n,)
-        Contents.
-    n_folds : int
-        At most; a class's distinct contents limit it for no other class.
-    seed : int
-        Of the shuffle.
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-        Fold of each picture; -1 for the only content of its class, which always trains.
-    """
-    rng = np.random.default_rng(seed)
-    fold = np.full(len(y), -1, dtype=np.int64)
-    _, content = np.unique(digests, return_inverse=True)
-    fold_of: dict[int, int] = {}
-    offset = 0
-    for label in np.unique(y):
-        rows = np.flatnonzero(y == label)
-        contents = [int(c) for c in rng.permutation(np.unique(content[rows])) if int(c) not in fold_of]
-        if len(contents) > 1:
-            for i, c in enumerate(contents):
-                fold_of[c] = (offset + i) % n_folds
-            offset += len(contents)  # so that small classes do not all fall into the first folds
-    for row, c in enumerate(content.tolist()):
-        fold[row] = fold_of.get(c, -1)
-    used = np.unique(fold[fold >= 0])
-    return np.where(fold >= 0, np.searchsorted(used, fold), -1)
+def _calibrated(tried: list[Trial], best: int, design: Design, n_settings: int, method: str) -> Calibration:
+    if not tried:
+        return Calibration("none", 1.0, 0.0, None, None)
+    kept = kept_rows(design, n_settings)
+    return calibrate(tried[best].scores, design.truth[kept], design.fold_of[kept], method)
 
 
-def fit_scale(scores: Floats, y: Array) -> float:
-    """Return the factor on held-out scores, (n, k), that gives the lowest log-loss of their softmax.
-
-    Temperature scaling (Guo et al. 2017, arXiv:1706.04599): it moves no decision.
-    """
-    spread = max(float(np.abs(scores - scores.max(axis=1, keepdims=True)).mean()), 1e-12)
-    found = minimize_scalar(
-        lambda log_scale: log_loss(softmax(np.exp(log_scale) / spread * scores), y),
-        bounds=(-7, 7),
-        method="bounded",
-    )
-    return float(np.exp(found.x) / spread)
+def _choose(candidates: list[Candidate], design: Design, rule: str) -> int:
+    order = sorted(range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i))
+    if not order:
+        return 0
+    best = candidates[order[0]]
+    if rule == "best" or not best.deviation:
+        return order[0]
+    error = best.deviation / np.sqrt(design.n_folds)
+    return next(i for i, c in enumerate(candidates) if c.accuracy >= best.accuracy - error)
 
 
-def log_loss(probabilities: Floats, y: Array) -> float:
-    """Return the mean negative log-likelihood, in nats; a probability below 1e-15 counts as 1e-15."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-15)).mean()) if len(y) else float("nan")
+def _accuracy(correct: npt.NDArray[np.bool_], truth: Array, balanced: bool) -> float:
+    if balanced:
+        return float(np.mean([correct[truth == t].mean() for t in np.unique(truth)]))
+    return float(correct.mean())
 
 
-def _grid(kind: str, fixed: dict[str, Any], tune: str) -> list[dict[str, Any]]:
+def _notes(kind: str, head: Head, settings: list[dict[str, Any]], best: int, candidates: list[Candidate]) -> list[str]:
+    notes = []
+    if not head.converged_:
+        gap = getattr(head, "gap_", None)
+        bound = f": its objective is certainly within {gap:.1e} of the optimum, relatively" if gap else ""
+        notes.append(f"the solver of {kind} stopped before it had converged{bound}")
+    if len(settings) > 1 and best == len(settings) - 1:
+        setting = ", ".join(f"{k} = {v}" for k, v in settings[best].items())
+        notes.append(f"the weakest regularisation that was tried won ({setting}); --param sets one beyond it")
+    return notes
+
+
+def _made(kind: str, settings: list[dict[str, Any]], class_weight: str | None, seed: int) -> list[Head]:
+    return [HEADS[kind](**params, class_weight=class_weight, random_state=seed) for params in settings]
+
+
+def _class_weights(samples: Samples, class_weight: str | None) -> Floats | None:
+    """Return how much a picture of each class counts, (k,), by the sizes of the classes in all of `samples`."""
+    if class_weight is None:
+        return None
+    counts = np.bincount(samples.y, minlength=len(samples.classes))
+    return np.asarray(len(samples) / (len(counts) * counts))
+
+
+def _grid(kind: str, fixed: dict[str, Any], tune: str, values: Sequence[Any] | None) -> list[dict[str, Any]]:
     if kind not in HEADS:
         raise HeadError(f"no head {kind!r}: choose one of {', '.join(HEADS)}")
     if tune not in TUNE:
@@ -333,8 +347,8 @@ def _grid(kind: str, fixed: dict[str, Any], tune: str) -> list[dict[str, Any]]:
     free = {name: values for name, values in HEADS[kind].grid.items() if name not in fixed}
     if tune == "none" or not free:
         return [{**fixed, **{name: known[name] for name in free}}]
-    ((name, values),) = free.items()
-    return [{**fixed, name: value} for value in values]
+    ((name, default),) = free.items()
+    return [{**fixed, name: value} for value in values or default]
 
 
 def _check_classes(samples: Samples) -> None:

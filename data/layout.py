@@ -44,6 +44,11 @@ class FeatureGroup:
         self._descriptor = descriptor
         self.fingerprint = str(group.name).rsplit("/", 1)[-1]
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     @functools.cached_property
     def spec(self) -> FeatureSpec:
         """The spec, whose fingerprint must be the group's name."""

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from data.choice import choose_features, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
+from data.reading import Located, StoredVectors, locate
 from data.shown import Facts, Shown, show_samples, show_store
 from data.spec import FeatureSpec, Source, only, refuse_other
 from data.staging import staged_blocks
@@ -28,7 +28,8 @@ class Samples(Shown):
     Parameters
     ----------
     X : ndarray of shape (n, dim), float32 or float16 as stored
-        Feature vectors in the order of the image set; several features of a picture stand side by side.
+        Feature vectors in the order of the image set; several features of a picture stand side by side. Where they
+        were to stay in the store, a `data.reading.StoredVectors`, which is read by slices.
     y : ndarray of shape (n,), int32
         Index into `classes`, -1 where there is no label.
     classes : list of str
@@ -81,15 +82,20 @@ class Samples(Shown):
         """Return the pictures that have a label."""
         if (self.y >= 0).all():
             return self
-        keep = np.flatnonzero(self.y >= 0)
+        return self.take(np.flatnonzero(self.y >= 0))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Samples":
+        """Return some of the pictures, in the order of `rows`; what lies in the store stays there."""
         paths = list(self.paths)
+        views: list[Any] = [self.X, *self.others]
+        held: list[Any] = [view.rows(rows) if isinstance(view, StoredVectors) else view[rows] for view in views]
         return dataclasses.replace(
             self,
-            X=self.X[keep],
-            y=self.y[keep],
-            paths=[paths[i] for i in keep.tolist()],
-            digests=self.digests[keep],
-            others=tuple(view[keep] for view in self.others),
+            X=held[0],
+            y=self.y[rows],
+            paths=[paths[i] for i in rows.tolist()],
+            digests=self.digests[rows],
+            others=tuple(held[1:]),
         )
 
     def training(self, rows: npt.NDArray[np.int64] | None = None) -> tuple[Vectors, npt.NDArray[np.int32]]:
@@ -98,7 +104,7 @@ class Samples(Shown):
         if rows is not None:
             views = [view[rows] for view in views]
         y = self.y if rows is None else self.y[rows]
-        return (views[0], y) if len(views) == 1 else (np.concatenate(views), np.tile(y, len(views)))
+        return (views[0][:], y) if len(views) == 1 else (np.concatenate(views), np.tile(y, len(views)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +197,7 @@ class FeatureStore(Shown):
         spec: FeatureSpec | Sequence[FeatureSpec] | None = None,
         wants: str = "the caller",
         augment: bool = False,
+        memory: int | None = None,
     ) -> Samples:
         """Read X and y of a split.
 
@@ -210,6 +217,8 @@ class FeatureStore(Shown):
             Who wants `spec`, for the message if the store does not have it.
         augment : bool
             Read every other view of the pictures that is stored, too; of several features each must have the same.
+        memory : int, optional
+            Bytes: vectors that take more than half of them stay in the store, as `data.reading.StoredVectors`.
 
         Returns
         -------
@@ -255,12 +264,18 @@ class FeatureStore(Shown):
             every = view.paths if run else list(view.paths)
             paths = every[rows[0] : rows[-1] + 1] if run else [every[i] for i in rows.tolist()]
 
-            def gather(fingerprints: Sequence[str]) -> list[Vectors]:
-                return [self._gather(groups[fp], view.digests[rows], paths) for fp in fingerprints]
+            def stored(fingerprints: Sequence[str]) -> StoredVectors:
+                found = [Located.among(groups[fp], view.digests[rows], paths, self.path) for fp in fingerprints]
+                return StoredVectors(found, len(rows))
 
-            blocks = gather(chosen)
+            every_view = [stored(fingerprints) for fingerprints in [chosen, *views]]
+            widths = tuple(groups[fp][0].dim for fp in chosen)
+            if memory is not None and sum(vectors.nbytes for vectors in every_view) > memory / 2:
+                held: list[Any] = [vectors.keeping(self.part_paths()) for vectors in every_view]
+            else:
+                held = [vectors[:] for vectors in every_view]
             return Samples(
-                X=_side_by_side(blocks),
+                X=held[0],
                 y=view.targets[rows].astype(np.int32, copy=False),
                 classes=view.classes,
                 paths=paths,
@@ -268,8 +283,8 @@ class FeatureStore(Shown):
                 specs=tuple(groups[fp][0].spec for fp in chosen),
                 dataset=view.name,
                 split=split or "",
-                others=tuple(_side_by_side(gather(fingerprints)) for fingerprints in views),
-                widths=tuple(block.shape[1] for block in blocks),
+                others=tuple(held[1:]),
+                widths=widths,
             )
 
     def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
@@ -284,7 +299,8 @@ class FeatureStore(Shown):
             groups = _groups(parts)
             if fingerprint not in groups:
                 raise StoreError(f"{self.path} holds no features {fingerprint[:12]}: see `info {self.path}`")
-            return self._gather(groups[fingerprint], digests, [d.decode() for d in digests.tolist()])
+            names = [digest.decode() for digest in digests.tolist()]
+            return Located.among(groups[fingerprint], digests, names, self.path).read(slice(0, len(digests)))
 
     def splits(self, dataset: str | None = None) -> dict[str, int]:
         """Return how many pictures each split of an image set has; the key is empty where there is no split."""
@@ -342,85 +358,6 @@ class FeatureStore(Shown):
                 "name one of these, or extract again with --test-fraction 0.2 (which computes nothing anew)"
             )
         return rows.astype(np.int64)
-
-    def _gather(self, groups: list[FeatureGroup], want: Digests, names: Sequence[str]) -> Vectors:
-        located = [locate(group.digests, want) for group in groups]
-        part_of = np.full(len(want), -1)
-        for i in reversed(range(len(groups))):
-            part_of[located[i] >= 0] = i
-        if (part_of < 0).any():
-            missing = np.flatnonzero(part_of < 0)
-            raise StoreError(
-                f"{len(missing)} of {len(want)} pictures have no features of {groups[0].spec.title} in {self.path} "
-                f"(the first is {names[missing[0]]}): run `extract` on them with that backbone"
-            )
-        out = np.empty((len(want), groups[0].dim), dtype=groups[0].dtype)
-        for i, group in enumerate(groups):
-            mine = np.flatnonzero(part_of == i)
-            if len(mine):
-                _read_rows(group, located[i][mine], out, mine)
-        return out
-
-
-def locate(have: Digests, want: Digests) -> npt.NDArray[np.int64]:
-    """Return the row in `have` of each digest of `want`, or -1; of equal rows the first.
-
-    Digests are compared by a 64-bit key made of their first 16 hex digits, which sorts at the speed of integers,
-    and each hit is then compared in full; where two digests of `have` share a key, a dictionary decides.
-    """
-    if not len(have) or not len(want):
-        return np.full(len(want), -1, dtype=np.int64)
-    # A split usually lies in one run of rows: look there first, at the cost of one comparison.
-    start = np.flatnonzero(have == want[0])
-    if len(start) and np.array_equal(have[start[0] : start[0] + len(want)], want):
-        return np.arange(start[0], start[0] + len(want), dtype=np.int64)
-    have_keys, want_keys = _keys(have), _keys(want)
-    order = np.argsort(have_keys, kind="stable")
-    ordered = have_keys[order]
-    if (ordered[1:] == ordered[:-1]).any():
-        table = {digest: row for row, digest in reversed(list(enumerate(have.tolist())))}
-        return np.array([table.get(digest, -1) for digest in want.tolist()], dtype=np.int64)
-    at = np.minimum(np.searchsorted(ordered, want_keys), len(have) - 1)
-    rows = order[at]
-    return np.where(have[rows] == want, rows, -1).astype(np.int64)
-
-
-def _keys(digests: Digests) -> npt.NDArray[np.uint64]:
-    words = np.ascontiguousarray(digests, dtype="S64").view("<u8").reshape(len(digests), 8)
-    return words[:, 0] ^ (words[:, 1] * np.uint64(0x9E3779B97F4A7C15))  # 2**64 / golden ratio: spreads the bits
-
-
-def _read_rows(group: FeatureGroup, rows: npt.NDArray[np.int64], out: Vectors, at: npt.NDArray[np.int64]) -> None:
-    """Read `rows` of a group into `out[at]`, each block once, in two threads."""
-    order = np.argsort(rows, kind="stable") if (np.diff(rows) < 0).any() else np.arange(len(rows))
-    size = group.block_rows
-    edges = np.flatnonzero(np.diff(rows[order] // size)) + 1
-    members = np.split(order, edges)
-
-    def copy(mine: list[npt.NDArray[np.int64]]) -> None:
-        for chosen in mine:
-            block = int(rows[chosen[0]]) // size
-            target, source = at[chosen], rows[chosen] - block * size
-            whole = len(chosen) == min(size, len(group) - block * size)
-            if (
-                whole
-                and group.dtype == out.dtype
-                and target[-1] - target[0] == len(chosen) - 1
-                and (np.diff(target) == 1).all()
-            ):
-                group.read_block(block, out[target[0] : target[-1] + 1])
-            else:
-                out[target] = group.read_block(block)[source]
-
-    group.prepare()
-    half = len(members) // 2
-    with ThreadPoolExecutor(2) as pool:  # reading and CRC-32 both release the interpreter
-        for _ in pool.map(copy, (members[:half], members[half:])):
-            pass
-
-
-def _side_by_side(blocks: list[Vectors]) -> Vectors:
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
 
 def _views(parts: list[Part]) -> dict[str, View]:

@@ -7,8 +7,9 @@ import numpy as np
 
 from data.errors import DamagedStore, MissingFile, StoreError
 from data.layout import FeatureGroup, Part
+from data.reading import locate
 from data.staging import staged_blocks
-from data.store import FeatureStore, locate
+from data.store import FeatureStore
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,8 +24,9 @@ from data.errors import StoreError
 from data.images import UNLABELLED, ImageSet, PictureList
 from data.listing import is_address, join
 from data.places import Locations
+from data.reading import locate
 from data.staging import publish_lock
-from data.store import FeatureInfo, FeatureStore, locate
+from data.store import FeatureInfo, FeatureStore
 from data.views import View
 from extract.backbones import ALL_STAGES, Output, open_backbone
 from extract.embed import embed_all

@@ -9,7 +9,8 @@ from conftest import SPEC, digest_of, make_view, vectors_of
 from data.errors import DamagedStore, FingerprintMismatch, MissingFile, SpecError, StoreError
 from data.images import open_images
 from data.publish import publish
-from data.store import FeatureStore, locate
+from data.reading import locate
+from data.store import FeatureStore
 from data.verify import verify_store
 
 REQUEST = {"backbone": "x"}

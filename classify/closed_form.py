@@ -1,0 +1,269 @@
+"""The linear heads that need no iteration: ridge and linear discriminant analysis, from sums over the rows.
+
+One pass collects, for each fold, the sum of each class and the Gram matrix in float64; every penalty and every
+shrinkage then follows. Where rows are fewer than columns ridge works on the rows' own Gram matrix instead.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve, eigh
+
+from classify.paths import Fit, Task
+
+Double = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+    """Sums over the standardised rows of one fold.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (k,)
+        Of each class.
+    sums : ndarray of shape (k, d)
+        Of each class's rows.
+    gram : ndarray of shape (d, d)
+        Of outer products.
+    """
+
+    weight: Double
+    sums: Double
+    gram: Double
+
+    @classmethod
+    def of(cls, task: Task) -> "list[Scatter]":
+        """Collect every fold's sums in one pass.
+
+        The rows that a fold holds out are taken from the sums over all rows, so that k folds cost one Gram matrix;
+        rows are centred and scaled by their overall moments first, and by each fold's afterwards.
+        """
+        n, d = task.rows.shape
+        f, k = task.folds, task.n_classes
+        weights = np.ones((n, 1), dtype=np.float32) if task.weights is None else task.weights
+        base = weights.max(axis=1).astype(np.float64)
+        mean, scale = task.moments.mean.mean(axis=0), task.moments.scale.mean(axis=0)
+        total = _Sums(k, d)
+        held_out = [_Sums(k, d) for _ in range(f)]
+        for start, block in task.rows.blocks(2 * d):
+            X = (block - mean) / scale
+            at = slice(start, start + len(X))
+            out = weights[at] == 0
+            alone = out.sum(axis=1) == 1  # held out by one fold, as cross-validation does it
+            for i in range(f):
+                held_out[i].add(X, task.y[at], base[at], np.flatnonzero(alone & out[:, i]))
+            total.add(X, task.y[at], base[at], np.flatnonzero(~alone & ~out.any(axis=1)))
+        for sums in held_out:
+            total.take(sums, 1.0)
+        scatters = []
+        for i, sums in enumerate(held_out):
+            fold = _Sums(k, d)
+            fold.take(total, 1.0)
+            fold.take(sums, -1.0)
+            scatters.append(fold.standardised((task.moments.mean[i] - mean) / scale, task.moments.scale[i] / scale))
+        return scatters
+
+
+class _Sums:
+    """Sums that rows are added to."""
+
+    def __init__(self, k: int, d: int) -> None:
+        self.weight, self.sums, self.gram = np.zeros(k), np.zeros((k, d)), np.zeros((d, d))
+
+    def add(self, X: Double, y: npt.NDArray[Any], w: Double, which: npt.NDArray[np.intp]) -> None:
+        if not len(which):
+            return
+        X, w = X[which], w[which]
+        weighted = X * w[:, None]
+        one_hot = np.zeros((len(self.weight), len(X)))
+        one_hot[y[which], np.arange(len(X))] = 1
+        self.weight += one_hot @ w
+        self.sums += one_hot @ weighted
+        self.gram += weighted.T @ X
+
+    def take(self, other: "_Sums", sign: float) -> None:
+        self.weight += sign * other.weight
+        self.sums += sign * other.sums
+        self.gram += sign * other.gram
+
+    def standardised(self, mean: Double, scale: Double) -> Scatter:
+        """Return the sums of (x - mean) / scale."""
+        sums = self.sums - self.weight[:, None] * mean
+        through = np.outer(self.sums.sum(axis=0), mean)
+        gram = self.gram - through - through.T + self.weight.sum() * np.outer(mean, mean)
+        return Scatter(self.weight, sums / scale, gram / np.outer(scale, scale))
+
+
+def ridge_path(task: Task, values: Sequence[float], **_: object) -> Iterator[Fit]:
+    """Yield least squares on targets of -1 and 1 with a free intercept, for each penalty, strongest first.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be learnt.
+    values : sequence of float
+        Penalties on the squared coefficients, in any order.
+    """
+    ordered = sorted(values, reverse=True)
+    n, d = task.rows.shape
+    solve = _by_rows if n < d or task.y.ndim == 2 else _by_columns
+    fits = solve(task, ordered)
+    for i, value in enumerate(ordered):
+        coef, intercept = (np.stack([fold[part][i] for fold in fits]) for part in (0, 1))
+        yield Fit(value, coef.astype(np.float32), intercept, 0.0, 0)
+
+
+def _by_columns(task: Task, penalties: Sequence[float]) -> list[tuple[list[Double], list[Double]]]:
+    fits = []
+    labels = np.array([1]) if task.n_classes == 2 else np.arange(task.n_classes)
+    for scatter in Scatter.of(task):
+        weight, total = scatter.weight.sum(), scatter.sums.sum(axis=0)
+        mean = total / weight
+        gram = scatter.gram - weight * np.outer(mean, mean)
+        target_mean = 2 * scatter.weight[labels] / weight - 1
+        right = (2 * scatter.sums[labels] - total) - np.outer(weight * target_mean, mean)  # (k, d)
+        coefs = []
+        for penalty in penalties:
+            system = gram + penalty * np.eye(len(gram))
+            coefs.append(cho_solve(cho_factor(system, overwrite_a=True, check_finite=False), right.T).T)
+        fits.append((coefs, [target_mean - coef @ mean for coef in coefs]))
+    return fits
+
+
+def _by_rows(task: Task, penalties: Sequence[float]) -> list[tuple[list[Double], list[Double]]]:
+    signs = task.signs().astype(np.float64)
+    X_all = np.concatenate([X for _, X in task.rows.blocks()]).astype(np.float64)
+    fits = []
+    for i in range(task.folds):
+        w = np.ones(len(X_all)) if task.weights is None else task.weights[:, i].astype(np.float64)
+        inside = np.flatnonzero(w > 0)
+        root = np.sqrt(w[inside])[:, None]
+        X = (X_all[inside] - task.moments.mean[i]) / task.moments.scale[i]
+        mean = np.average(X, axis=0, weights=w[inside])
+        target_mean = np.average(signs[inside], axis=0, weights=w[inside])
+        X, Y = (X - mean) * root, (signs[inside] - target_mean) * root
+        values, Q = eigh(X @ X.T, driver="evd", overwrite_a=True, check_finite=False)
+        turned, back = Q.T @ Y, X.T @ Q
+        coefs = [(back @ (turned / (np.maximum(values, 0) + p)[:, None])).T for p in penalties]
+        fits.append((coefs, [target_mean - coef @ mean for coef in coefs]))
+    return fits
+
+
+def ridge_left_out(
+    X: npt.NDArray[Any],
+    signs: Double,
+    weights: Double,
+    groups: npt.NDArray[np.int64],
+    penalties: Sequence[float],
+) -> list[Double]:
+    """Return what ridge without a row's group says of the row, (n, k), for each penalty, from one decomposition.
+
+    With e the residuals of the fit on all rows and H its hat matrix, those of the rows B of a group without the group
+    are (I - H_BB)^-1 e_B (Cook and Weisberg 1982, section 2.2): exact for a fixed standardisation.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Standardised rows.
+    signs : ndarray of shape (n, k)
+        Targets of -1 and 1.
+    weights : ndarray of shape (n,)
+        Of the rows.
+    groups : ndarray of shape (n,)
+        Rows of one group, such as copies of a picture or its views, are left out together.
+    penalties : sequence of float
+        On the squared coefficients.
+    """
+    root = np.sqrt(weights)[:, None]
+    mean = np.average(X, axis=0, weights=weights)
+    target_mean = np.average(signs, axis=0, weights=weights)
+    Xc, Y = (X - mean) * root, (signs - target_mean) * root
+    n, d = Xc.shape
+    if n <= d:
+        values, U = eigh(Xc @ Xc.T, driver="evd", overwrite_a=True, check_finite=False)
+        values = np.maximum(values, 0)
+    else:
+        squares, V = eigh(Xc.T @ Xc, driver="evd", overwrite_a=True, check_finite=False)
+        kept = squares > 1e-12 * squares[-1]
+        values, U = squares[kept], Xc @ (V[:, kept] / np.sqrt(squares[kept]))
+    turned = U.T @ Y
+    constant = root / np.sqrt(weights.sum())  # the column of the intercept, (n, 1)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    several = [rows for rows in members if len(rows) > 1]
+    answers = []
+    for penalty in penalties:
+        shrunk = values / (values + penalty)
+        residual = Y - U @ (shrunk[:, None] * turned)
+        leverage = np.einsum("nr,r,nr->n", U, shrunk, U) + constant[:, 0] ** 2
+        left_out = residual / np.maximum(1 - leverage, 1e-12)[:, None]
+        for rows in several:
+            hat = (U[rows] * shrunk) @ U[rows].T + constant[rows] @ constant[rows].T
+            left_out[rows] = np.linalg.lstsq(np.eye(len(rows)) - hat, residual[rows], rcond=None)[0]
+        answers.append(np.asarray(signs - left_out / np.maximum(root, 1e-150)))
+    return answers
+
+
+def lda_path(task: Task, values: Sequence[float | str], **_: object) -> Iterator[Fit]:
+    """Yield linear discriminant analysis for each shrinkage of the pooled covariance towards its mean variance.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be learnt; priors are the classes' weights.
+    values : sequence of float or "auto"
+        0 keeps the covariance, 1 leaves the mean variance alone; ``auto`` is the intensity of Ledoit and Wolf (2004,
+        A well-conditioned estimator for large-dimensional covariance matrices), on all rows about their class means.
+    """
+    scatters = Scatter.of(task)
+    # a class without rows, as where a fold holds all of it out, is never the answer: its prior is as good as zero
+    means = [scatter.sums / np.maximum(scatter.weight, 1e-300)[:, None] for scatter in scatters]
+    fourth = _fourth_powers(task, means) if "auto" in values else np.zeros(task.folds)
+    for value in values:
+        models = [
+            _discriminant(scatter, mean, value, power)
+            for scatter, mean, power in zip(scatters, means, fourth, strict=True)
+        ]
+        coef, intercept = (np.stack([model[part] for model in models]) for part in (0, 1))
+        yield Fit(value, coef.astype(np.float32), intercept, 0.0, 0)
+
+
+def _discriminant(scatter: Scatter, means: Double, shrinkage: float | str, fourth: float) -> tuple[Double, Double]:
+    total, d = scatter.weight.sum(), means.shape[1]
+    within = (scatter.gram - (means * scatter.weight[:, None]).T @ means) / total
+    mean_variance = np.trace(within) / d
+    spread = np.abs(scatter.gram).max(initial=0.0) / total
+    if mean_variance <= 1e-10 * spread:  # nothing varies within a class: every direction counts the same
+        within, mean_variance, shrinkage = np.eye(d), 1.0, 1.0
+    if shrinkage == "auto":
+        squared = (within**2).sum()
+        distance = squared - d * mean_variance**2
+        shrinkage = min(max((fourth / total - squared) / total, 0.0), distance) / distance if distance > 0 else 1.0
+    covariance = (1 - float(shrinkage)) * within
+    covariance[np.diag_indices(d)] += float(shrinkage) * mean_variance
+    coef = np.linalg.lstsq(covariance, means.T, rcond=None)[0].T if shrinkage == 0 else _solved(covariance, means)
+    intercept = np.log(np.maximum(scatter.weight / total, 1e-300)) - np.einsum("kd,kd->k", coef, means) / 2
+    if len(coef) == 2:
+        return coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+    return coef, intercept
+
+
+def _solved(covariance: Double, means: Double) -> Double:
+    factor = cho_factor(covariance, overwrite_a=True, check_finite=False)
+    return np.asarray(cho_solve(factor, means.T, check_finite=False).T)
+
+
+def _fourth_powers(task: Task, means: list[Double]) -> Double:
+    """Return the weighted sum of |x - its class's mean|^4 for each fold."""
+    totals = np.zeros(task.folds)
+    for start, block in task.rows.blocks(4 * task.rows.shape[1]):
+        at = slice(start, start + len(block))
+        for i in range(task.folds):
+            X = (block - task.moments.mean[i]) / task.moments.scale[i] - means[i][task.y[at]]
+            squares = np.einsum("nd,nd->n", X, X) ** 2
+            totals[i] += squares.sum() if task.weights is None else squares @ task.weights[at, i]
+    return totals

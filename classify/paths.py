@@ -1,0 +1,182 @@
+"""A linear head for every strength of its penalty and every fold, from shared passes over the rows."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.losses import Columns, Loss, logistic, multinomial, squared_hinge
+from classify.rows import Moments, Rows, Single, Spectrum
+from classify.solver import Problems, minimise
+
+Double = npt.NDArray[np.float64]
+
+# So many columns make the products with the rows wide enough to run at the processor's speed.
+_COLUMNS = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The models of one setting, one for each fold.
+
+    Parameters
+    ----------
+    value : float or str
+        Of the parameter.
+    coef : ndarray of shape (f, k, d), float32
+        On standardised rows; k is 1 where there are two classes.
+    intercept : ndarray of shape (f, k), float64
+        Likewise.
+    gap : float
+        How far an objective may be above its optimum, relatively, at most over the folds; zero for closed forms.
+    steps : int
+        Steps of the solver, at most over the folds and classes.
+    """
+
+    value: float | str
+    coef: Single
+    intercept: Double
+    gap: float
+    steps: int
+
+    def on_rows(self, moments: Moments) -> tuple[Single, Double]:
+        """Return coefficients and intercepts for rows that are not standardised."""
+        W = (self.coef / moments.scale[:, None]).astype(np.float32)
+        shift = np.einsum("fkd,fd->fk", W.astype(np.float64), moments.mean)
+        return W, self.intercept - shift
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is to be learnt.
+
+    Parameters
+    ----------
+    rows : Rows
+        n rows of d columns, as stored.
+    y : ndarray
+        Classes 0 .. k - 1, (n,); or for several labels a picture 0 and 1, (n, k).
+    n_classes : int
+        k.
+    weights : ndarray of shape (n, f), float32, or None
+        Weight of each row in each fold: zero where it is held out.
+    moments : Moments
+        The standardisation of each fold.
+    """
+
+    rows: Rows
+    y: npt.NDArray[Any]
+    n_classes: int
+    weights: Single | None
+    moments: Moments
+
+    @property
+    def folds(self) -> int:
+        """How many there are."""
+        return 1 if self.weights is None else int(self.weights.shape[1])
+
+    def signs(self) -> npt.NDArray[np.int8]:
+        """Return -1 and 1 for each class, (n, k); for two classes of the second alone, (n, 1)."""
+        if self.y.ndim == 2:
+            return np.where(self.y > 0, 1, -1).astype(np.int8)
+        labels = np.array([1]) if self.n_classes == 2 else np.arange(self.n_classes)
+        return np.where(self.y[:, None] == labels, 1, -1).astype(np.int8)
+
+
+def logistic_path(
+    task: Task,
+    values: Sequence[float],
+    *,
+    tolerance: float = 1e-4,
+    max_steps: int = 500,
+    stall: float = 0.0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Iterator[Fit]:
+    """Yield logistic regression for each C, smallest first: multinomial, or binary where k is 2 or labels are several.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be learnt.
+    values : sequence of float
+        Of C, in any order.
+    tolerance, max_steps, stall, on_step
+        See `classify.solver.minimise`.
+    """
+    if task.y.ndim == 2 or task.n_classes == 2:
+        return _path(task, task.signs(), logistic, 1, False, values, tolerance, max_steps, stall, on_step)
+    return _path(task, task.y, multinomial, task.n_classes, False, values, tolerance, max_steps, stall, on_step)
+
+
+def svm_path(
+    task: Task,
+    values: Sequence[float],
+    *,
+    tolerance: float = 1e-4,
+    max_steps: int = 500,
+    stall: float = 0.0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Iterator[Fit]:
+    """Yield LinearSVC's model (squared hinge, each class against the rest) for each C, smallest first.
+
+    Parameters
+    ----------
+    task : Task
+        What is to be learnt.
+    values : sequence of float
+        Of C, in any order.
+    tolerance, max_steps, stall, on_step
+        See `classify.solver.minimise`.
+    """
+    return _path(task, task.signs(), squared_hinge, 1, True, values, tolerance, max_steps, stall, on_step)
+
+
+def _path(
+    task: Task,
+    targets: npt.NDArray[Any],
+    loss: Loss,
+    width: int,
+    penalised: bool,
+    values: Sequence[float],
+    tolerance: float,
+    max_steps: int,
+    stall: float,
+    on_step: Callable[[int, float], None] | None,
+) -> Iterator[Fit]:
+    d = task.rows.shape[1]
+    k = width if targets.ndim == 1 else int(targets.shape[1])
+    f = task.folds
+    spectrum = Spectrum.of(task.rows, task.moments)
+    ordered = sorted(values)
+    at_once = max(1, _COLUMNS // (f * k))
+    warm = np.zeros((f * k, d + 1), dtype=np.float32)
+    for first in range(0, len(ordered), at_once):
+        some = ordered[first : first + at_once]
+        columns = Columns(
+            label=np.tile(np.arange(k), f * len(some)),
+            weighting=np.tile(np.repeat(np.arange(f), k), len(some)),
+            C=np.repeat(np.asarray(some, dtype=np.float64), f * k),
+            width=width,
+        )
+        problems = Problems(task.rows, targets, loss, columns, task.weights, task.moments, spectrum, penalised)
+        found = minimise(
+            problems,
+            np.tile(warm, (len(some), 1)),
+            tolerance=tolerance,
+            max_steps=max_steps,
+            stall=stall,
+            on_step=on_step,
+        )
+        of_value = found.P.reshape(len(some), f, k, d + 1)
+        gaps, steps = found.gap.reshape(len(some), -1), found.steps.reshape(len(some), -1)
+        warm = np.ascontiguousarray(of_value[-1].reshape(f * k, d + 1))
+        for i, value in enumerate(some):
+            yield Fit(
+                value=value,
+                coef=np.ascontiguousarray(of_value[i, :, :, :d]),
+                intercept=of_value[i, :, :, d].astype(np.float64),
+                gap=float(gaps[i].max()),
+                steps=int(steps[i].max()),
+            )

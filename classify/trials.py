@@ -1,0 +1,221 @@
+"""Every setting of a head tried on what is held out: whole paths at once where the head has one, else fit by fit."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
+
+from classify.closed_form import ridge_left_out
+from classify.folds import Design
+from classify.head import Array, Floats, Head, two_sided
+from classify.linear import PathHead, RidgeHead
+from classify.paths import Fit, Task
+from classify.rows import Moments, Rows, Single
+from data.errors import HeadError
+from data.store import Samples
+
+# Scores of all settings that are kept to fit probabilities on, at most: 256 MB of float64.
+_KEPT_SCORES = 1 << 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaler:
+    """Column means and deviations of the training vectors, (d,) float32 each; constant columns divide by one."""
+
+    mean: npt.NDArray[np.float32]
+    scale: npt.NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, *sources: Array) -> "Scaler":
+        """Measure the columns of one or several arrays, (n, d)."""
+        moments = Moments.of(Rows(sources))
+        return cls(moments.mean[0].astype(np.float32), moments.scale[0].astype(np.float32))
+
+    def transform(self, X: Array) -> Single:
+        """Return X, (n, d), with zero mean and unit deviation of the training columns."""
+        return (X[:].astype(np.float32, copy=False) - self.mean) / self.scale
+
+    def moments(self) -> Moments:
+        """Return the same as the moments of one fold."""
+        return Moments(self.mean[None].astype(np.float64), self.scale[None].astype(np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One setting on what was held out.
+
+    Parameters
+    ----------
+    correct : ndarray of shape (m,), bool
+        Which of the held-out pictures it got right.
+    scores : ndarray of shape (m_kept, k)
+        Its scores for `kept_rows` of them.
+    gap : float
+        How far its objective may be above the optimum, relatively; zero where there is none.
+    """
+
+    correct: npt.NDArray[np.bool_]
+    scores: Floats
+    gap: float
+
+
+def kept_rows(design: Design, n_settings: int) -> slice:
+    """Return of which held-out pictures the scores are kept: all, or of very many every so many."""
+    values = len(design.held_out) * len(design.samples.classes) * n_settings
+    return slice(None, None, max(1, -(-values // _KEPT_SCORES)))
+
+
+def trials(
+    heads: Sequence[Head], design: Design, class_weights: Floats | None, block: int, report: Callable[[float], None]
+) -> list[Trial]:
+    """Try heads that differ in their settings.
+
+    Parameters
+    ----------
+    heads : sequence of Head
+        Not fitted.
+    design : Design
+        What trains and what is held out.
+    class_weights : ndarray of shape (k,), or None
+        How much a picture of each class counts; heads that know class weights by name get them so.
+    block : int
+        Most values of one block of rows, where rows are read in blocks.
+    report : callable
+        Told how many fits are done.
+    """
+    if has_path(heads):
+        return _along_path(heads, design, class_weights, block, report)
+    return _one_by_one(heads, design, report)
+
+
+def has_path(heads: Sequence[Head]) -> bool:
+    """Whether the heads can be fitted as one path, which reads the rows in blocks."""
+    first = heads[0]
+    if not isinstance(first, PathHead) or getattr(first, "solver", "penult") != "penult":
+        return False
+    return len({str({**head.get_params(), first.along: None}) for head in heads}) == 1
+
+
+def task_of(design: Design, class_weights: Floats | None, moments: Moments | None, block: int) -> Task:
+    """Return what is to be learnt in every fold, or on all training rows where `moments` of those are given."""
+    samples = design.samples
+    rows = Rows([samples.X, *samples.others], block)
+    y = np.tile(samples.y, len(rows.sources))
+    masks = None if moments is not None else design.masks()
+    weights = masks
+    if class_weights is not None:
+        of_row = class_weights[y].astype(np.float32)[:, None]
+        weights = of_row if masks is None else of_row * masks
+    return Task(rows, y, len(samples.classes), weights, moments or Moments.of(rows, masks))
+
+
+def left_out(
+    heads: Sequence[RidgeHead], samples: Samples, class_weights: Floats | None, report: Callable[[float], None]
+) -> list[Trial]:
+    """Try ridge's penalties by leaving out each picture in turn, with its copies and views."""
+    scaler = Scaler.fit(samples.X, *samples.others)
+    X = np.concatenate([scaler.transform(view) for view in (samples.X, *samples.others)]).astype(np.float64)
+    _, content = np.unique(samples.digests, return_inverse=True)
+    views = 1 + len(samples.others)
+    task = Task(Rows([X]), samples.y, len(samples.classes), None, scaler.moments())
+    weights = np.ones(len(samples)) if class_weights is None else class_weights[samples.y]
+    answers = ridge_left_out(
+        X,
+        np.tile(task.signs().astype(np.float64), (views, 1)),
+        np.tile(weights, views),
+        np.tile(content.astype(np.int64), views),
+        [head.alpha for head in heads],
+    )
+    scores = [two_sided(answer[: len(samples)]) for answer in answers]
+    report(len(heads))
+    kept = kept_rows(Design.leave_one_out(samples), len(heads))
+    return [Trial(s.argmax(axis=1) == samples.y, s[kept], 0.0) for s in scores]
+
+
+def _along_path(
+    heads: Sequence[Head], design: Design, class_weights: Floats | None, block: int, report: Callable[[float], None]
+) -> list[Trial]:
+    first = heads[0]
+    assert isinstance(first, PathHead)
+    task = task_of(design, class_weights, None, block)
+    values = [getattr(head, first.along) for head in heads]
+    kept = kept_rows(design, len(heads))
+    of_value: dict[Any, Trial] = {}
+    for fit in first.path(task, list(dict.fromkeys(values)), **first.options()):
+        of_value[fit.value] = _measured(fit, task.moments, design, block, kept)
+        report(len(of_value) * design.n_folds)
+    return [of_value[value] for value in values]
+
+
+def _measured(fit: Fit, moments: Moments, design: Design, block: int, kept: slice) -> Trial:
+    W, offset = fit.on_rows(moments)
+    measured = design.val or design.samples
+    m, k = len(design.held_out), len(design.samples.classes)
+    correct = np.empty(m, dtype=bool)
+    steps = kept.step or 1
+    scores = np.empty((-(-m // steps), k))
+    done = 0  # of what is held out, whose rows ascend
+    for start, X in Rows([measured.X], block).blocks(W.shape[1]):
+        here = slice(done, done + int(np.searchsorted(design.held_out[done:], start + len(X))))
+        rows, folds = design.held_out[here] - start, design.fold_of[here]
+        of_block = np.empty((len(rows), k))
+        for f in np.unique(folds):
+            mine = folds == f
+            of_block[mine] = two_sided((X[rows[mine]] @ W[f].T).astype(np.float64) + offset[f])
+        correct[here] = of_block.argmax(axis=1) == design.truth[here]
+        first = -here.start % steps
+        scores[(here.start + first) // steps :][: len(of_block[first::steps])] = of_block[first::steps]
+        done = here.stop
+    return Trial(correct, scores, fit.gap)
+
+
+def _one_by_one(heads: Sequence[Head], design: Design, report: Callable[[float], None]) -> list[Trial]:
+    n_classes = len(design.samples.classes)
+    threads = min(os.cpu_count() or 1, 8) if heads[0].thread_safe else 1
+    scores = [np.empty((len(design.held_out), n_classes)) for _ in heads]
+    measured = design.val or design.samples
+    done = 0
+    # candidates run beside each other, so BLAS must not start threads of its own for each
+    with threadpool_limits(1, user_api="blas"):
+        for fold in range(design.n_folds):
+            X, y = design.samples.training(design.inside(fold))
+            scaler = Scaler.fit(X)
+            out = design.fold_of == fold
+            X, X_out = scaler.transform(X), scaler.transform(measured.X[design.held_out[out]])
+            jobs = (delayed(_fit_and_score)(head, X, y, X_out, n_classes) for head in heads)
+            for i, found in enumerate(Parallel(n_jobs=threads, prefer="threads", return_as="generator")(jobs)):
+                scores[i][out] = found
+                done += 1
+                report(done)
+    kept = kept_rows(design, len(heads))
+    return [Trial(s.argmax(axis=1) == design.truth, s[kept], 0.0) for s in scores]
+
+
+def _fit_and_score(head: Head, X: Array, y: Array, X_out: Array, n_classes: int) -> Floats:
+    scores = head.fit(X, y).scores(X_out)
+    if scores.shape[1] == n_classes:
+        return scores
+    # a class whose every picture is held out, being a copy of another class's: last in every row
+    full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
+    full[:, head.classes_] = scores
+    return full
+
+
+def refuse_larger(nbytes: int, memory: int, kind: str) -> None:
+    """Raise where a head that wants all vectors in memory would get more than it may use.
+
+    Raises
+    ------
+    HeadError
+        With what to do instead.
+    """
+    if nbytes > memory:
+        raise HeadError(
+            f"{kind} wants all vectors in memory, {nbytes / 1e9:.1f} GB with its copies, and --memory allows "
+            f"{memory / 1e9:.1f} GB: choose lr, svm, ridge or lda, which read in chunks, or allow more"
+        )
