@@ -83,17 +83,19 @@ def to_pandas(
         X[rows] = vectors
     texts = pd.DataFrame(
         {
-            "path": [_utf8(path) for path in table.paths],
-            "label": pd.Categorical.from_codes(table.y, categories=[_utf8(name) for name in table.classes]),
+            "path": [_utf8(path) for path in table.samples.paths],
+            "label": pd.Categorical.from_codes(
+                table.samples.y, categories=[_utf8(name) for name in table.samples.classes]
+            ),
             "split": table.splits,
-            "digest": table.digests.astype(np.str_),
+            "digest": table.samples.digests.astype(np.str_),
         }
     )
     frame = pd.concat([texts, pd.DataFrame(X, columns=_columns(table))], axis=1)
     frame.attrs = {
         "spec": json.loads(table.spec_json),
-        "classes": list(table.classes),
-        "widths": list(table.widths),
+        "classes": list(table.samples.classes),
+        "widths": list(table.samples.widths),
     }
     return frame
 
@@ -188,12 +190,12 @@ def to_csv(
 
 def _write_npz(table: Table, path: Path, on_progress: OnProgress | None = None) -> None:
     small: dict[str, npt.NDArray[Any]] = {
-        "y": table.y,
-        "classes": np.array(table.classes, dtype=np.str_),
-        "path": np.array(table.paths, dtype=np.str_),
+        "y": table.samples.y,
+        "classes": np.array(table.samples.classes, dtype=np.str_),
+        "path": np.array(table.samples.paths, dtype=np.str_),
         "split": table.splits.astype(np.str_),
-        "digest": table.digests.view("S64"),  # without what h5py notes in its dtype
-        "widths": np.array(table.widths, dtype=np.int64),
+        "digest": table.samples.digests.view("S64"),  # without what h5py notes in its dtype
+        "widths": np.array(table.samples.widths, dtype=np.int64),
         "spec": np.array(table.spec_json),
     }
     header = {"descr": np.lib.format.dtype_to_descr(table.dtype), "fortran_order": False}
@@ -211,7 +213,11 @@ def _write_parquet(table: Table, path: Path, on_progress: OnProgress | None = No
     pa, pq = _pyarrow()
     text = pa.string()
     fields = [*((name, text) for name in _TEXTS), ("features", pa.list_(pa.float32(), table.dim))]
-    told = {"spec": table.spec_json, "classes": json.dumps(table.classes), "widths": json.dumps(table.widths)}
+    told = {
+        "spec": table.spec_json,
+        "classes": json.dumps(table.samples.classes),
+        "widths": json.dumps(table.samples.widths),
+    }
     schema = pa.schema(fields, metadata={f"penult_{key}": value for key, value in told.items()})
     # vectors have no values in common, which a dictionary or a compressor would look for in vain
     options: dict[str, Any] = {"use_dictionary": ["label", "split"], "compression": {name: "zstd" for name in _TEXTS}}
@@ -290,13 +296,13 @@ def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]
         "bytes": path.stat().st_size,
         "rows": len(table),
         "dim": table.dim,
-        "features": [spec.title for spec in table.specs],
-        "fingerprints": [spec.fingerprint for spec in table.specs],
-        "classes": table.classes,
-        "dataset": table.dataset,
-        "split": table.split,
+        "features": [spec.title for spec in table.samples.specs],
+        "fingerprints": [spec.fingerprint for spec in table.samples.specs],
+        "classes": table.samples.classes,
+        "dataset": table.samples.dataset,
+        "split": table.samples.split,
     }
-    what = f"{table.dataset}, {table.split or 'all pictures'}"
+    what = f"{table.samples.dataset}, {table.samples.split or 'all pictures'}"
     console.print(
         f"wrote {printable(str(path))}, {size(result['bytes'])}: {len(table):,} x {table.dim:,} of "
         f"{' + '.join(result['features'])} ({printable(what)})"
@@ -306,8 +312,13 @@ def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]
 
 def _text_rows(table: Table, rows: slice) -> Iterator[tuple[str, str | None, str, str]]:
     """Yield path, label, split and digest of some rows."""
-    names = [*map(_utf8, table.classes), None]  # the last for -1
-    columns = table.paths[rows], table.y[rows].tolist(), table.splits[rows].tolist(), table.digests[rows].tolist()
+    names = [*map(_utf8, table.samples.classes), None]  # the last for -1
+    columns = (
+        table.samples.paths[rows],
+        table.samples.y[rows].tolist(),
+        table.splits[rows].tolist(),
+        table.samples.digests[rows].tolist(),
+    )
     for path, target, split, digest in zip(*columns, strict=True):
         yield _utf8(path), names[target], split, digest.decode()
 

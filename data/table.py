@@ -1,7 +1,6 @@
-"""The rows of a split with their features, chosen at once and read piece by piece: what exports write."""
+"""The rows of a split whose features stay in the store, to be read piece by piece: what exports write."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,11 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.choice import choose_features
 from data.layout import Vectors
-from data.spec import FeatureSpec
-from data.store import FeatureStore, _covers, _groups, _views
-from data.views import Digests
+from data.store import FeatureStore, Samples
 
 OnProgress = Callable[[int, int], None]
 
@@ -23,56 +19,36 @@ PIECE = 64 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of a split, whose features are read piece by piece.
+    """The rows of a split.
 
     Parameters
     ----------
-    store : FeatureStore
-        Where they are.
-    dataset, split : str
-        What they are; `split` is empty for the whole set.
-    specs, widths, dtypes
-        Of the features that stand side by side.
-    classes : list of str
-        All classes of the image set.
-    paths : list of str
-        Relative to `root`.
-    root : str
-        Of the image set.
-    y, splits, digests : ndarray of shape (n,)
-        As in `data.store.Samples` and `data.views.View`.
+    samples : Samples
+        Whose vectors stay in the store.
+    splits : ndarray of shape (n,), str
+        Of each picture; empty where it has none.
     """
 
-    store: FeatureStore
-    dataset: str
-    split: str
-    specs: tuple[FeatureSpec, ...]
-    widths: tuple[int, ...]
-    dtypes: tuple[str, ...]
-    classes: list[str]
-    paths: list[str]
-    root: str
-    y: npt.NDArray[np.int32]
+    samples: Samples
     splits: npt.NDArray[np.str_]
-    digests: Digests
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self.samples)
 
     @property
     def dim(self) -> int:
-        """Length of a row of features."""
-        return sum(self.widths)
+        """Length of a row of features, of several side by side."""
+        return int(self.samples.X.shape[1])
 
     @property
     def dtype(self) -> "np.dtype[Any]":
-        """Of the features side by side: as stored, or the wider one where they differ."""
-        return np.result_type(*map(np.dtype, self.dtypes))
+        """Of the features as stored, or the wider one where several differ."""
+        return np.dtype(self.samples.X.dtype)
 
     @property
     def spec_json(self) -> str:
         """The spec's canonical JSON, or a list of specs."""
-        texts = [spec.canonical_json() for spec in self.specs]
+        texts = [spec.canonical_json() for spec in self.samples.specs]
         return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
 
     def pieces(self, on_progress: OnProgress | None = None, dtype: Any = None) -> Iterator[tuple[slice, Vectors]]:
@@ -81,8 +57,7 @@ class Table:
         step = max(PIECE // (self.dim * np.dtype(dtype).itemsize), 1)
         for first in range(0, len(self), step):
             rows = slice(first, min(first + step, len(self)))
-            parts = [self.store.vectors(spec.fingerprint, self.digests[rows]) for spec in self.specs]
-            yield rows, (parts[0] if len(parts) == 1 else np.hstack(parts)).astype(dtype, copy=False)
+            yield rows, self.samples.X[rows].astype(dtype, copy=False)
             if on_progress:
                 on_progress(rows.stop, len(self))
 
@@ -96,25 +71,7 @@ def choose_table(
 ) -> Table:
     """Return the rows of a split; parameters and errors as for `data.store.FeatureStore.load`."""
     store = store if isinstance(store, FeatureStore) else FeatureStore(store)
-    with store._open() as parts:
-        view = store._choose_view(_views(parts), dataset)
-        groups = _groups(parts)
-        covers = functools.cache(lambda fingerprint: _covers(groups[fingerprint], view))
-        names = [features] if isinstance(features, str) else list(features or ())
-        chosen = [groups[fp][0] for fp in choose_features(groups, names, covers, str(store.path), view.name)]
-        rows = store._rows_of(view, split)
-        every = list(view.paths)
-        return Table(
-            store=store,
-            dataset=view.name,
-            split=split or "",
-            specs=tuple(group.spec for group in chosen),
-            widths=tuple(group.dim for group in chosen),
-            dtypes=tuple(group.dtype.name for group in chosen),
-            classes=view.classes,
-            paths=[every[row] for row in rows.tolist()],
-            root=view.root,
-            y=view.targets[rows].astype(np.int32, copy=False),
-            splits=view.splits[rows],
-            digests=view.digests[rows],
-        )
+    samples = store.load(split, dataset=dataset, features=features, memory=0)
+    if split is not None:
+        return Table(samples, np.full(len(samples), split))
+    return Table(samples, store.views()[samples.dataset].splits)
