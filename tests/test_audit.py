@@ -430,7 +430,7 @@ def test_the_verb_refuses_bad_input_in_a_sentence(tmp_path):
     for arguments, message in (
         (["no.h5"], "no.h5 does not exist"),
         (["two.h5"], "holds several features that fit"),
-        (["two.h5", "--features", "penultimate"], "holds no features 'penultimate'"),
+        (["two.h5", "--features", "layer9"], "holds no features 'layer9'"),
         (["two.h5", "--dataset", "dogs"], "holds no image set 'dogs', only toys"),
         (["two.h5", "--features", SPEC.fingerprint[:12], "--split-pair", "train", "val"], "has no split 'val'"),
     ):
