@@ -158,6 +158,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--dataset", metavar="NAME", help=_DATASET)
 
+    add = _verb(verbs, "compare", run_compare, "fit every head on every kind of features and rank them")
+    add("stores", metavar="STORE", nargs="+", help="several image sets, or several extractions of one")
+    add("--heads", nargs="+", default=["lr", "svm", "ridge"], choices=(*_HEADS, "all"), metavar="HEAD", help="kinds of "
+        "classifiers, or all (default: lr svm ridge)")
+    add("--features", nargs="+", default=[], metavar="NAME", help="networks, layers or fingerprints (default: all that "
+        "cover the image set, in the centre view)")
+    add("--dataset", metavar="NAME", help="one image set (default: all, each with a ranking of its own)")
+    add("--split", default="train", help="what to train on (default: %(default)s)")
+    add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test)")
+    add("--tune", default="cv", choices=("cv", "val", "none"), help="as for fit (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the folds, the heads and the bootstrap (default: %(default)s)")
+    add("--save", metavar="FOLDER", help="write the heads there")
+    add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
+
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
     add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
@@ -345,6 +359,37 @@ def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
     )
     print_evaluation(console, result)
     return result.as_json(), 0
+
+
+def run_compare(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `compare`."""
+    from classify.compare import all_kinds, compare
+    from classify.compare_report import draw_rankings, print_ranking
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+
+    with ProgressDisplay(console, "heads") as display:
+        rankings = compare(
+            [FeatureStore(path) for path in dict.fromkeys(arguments.stores)],
+            all_kinds(arguments.heads),
+            features=arguments.features,
+            dataset=arguments.dataset,
+            split=arguments.split,
+            on=arguments.on,
+            tune=arguments.tune,
+            seed=arguments.seed,
+            save=Path(arguments.save) if arguments.save else None,
+            on_progress=display.update,
+        )
+    for i, ranking in enumerate(rankings):
+        console.print("\n" * bool(i), end="")
+        print_ranking(console, ranking)
+    if arguments.save:
+        console.print(f"wrote {sum(len(r.entries) for r in rankings)} heads to {arguments.save}")
+    charts = draw_rankings(Path(arguments.png), rankings) if arguments.png else []
+    for path in charts:
+        console.print(f"wrote {path}")
+    return {"rankings": [r.as_json() for r in rankings], "charts": [str(path) for path in charts]}, 0
 
 
 def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:

@@ -27,7 +27,7 @@ from data.store import FeatureStore, Samples
 
 _BINS = 15  # as in Guo et al. 2017, arXiv:1706.04599
 # The scores that the paired bootstrap compares; accuracy has McNemar's exact test.
-_BOOTSTRAPPED = ("balanced_accuracy", "macro_f1", "log_loss")
+SCORE_TITLES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +264,7 @@ def compare_pairs(results: list[Scores], *, with_best: bool = False) -> list[Pai
         pairs = pairs[: len(results) - 1]
     p_values = [mcnemar_exact(a.correct, b.correct) for a, b in pairs]
     adjusted = holm(p_values)
-    others = {name: _bootstrap_pairs(pairs, name) for name in _BOOTSTRAPPED}
+    others = {name: _bootstrap_pairs(pairs, name) for name in SCORE_TITLES}
     verdicts = []
     for i, (a, b) in enumerate(pairs):
         better = a if a.correct.sum() >= b.correct.sum() else b

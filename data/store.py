@@ -59,15 +59,18 @@ class Samples:
         """Return the pictures that have a label."""
         if (self.y >= 0).all():
             return self
-        keep = np.flatnonzero(self.y >= 0)
+        return self.take(np.flatnonzero(self.y >= 0))
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Samples":
+        """Return some of the pictures, in the order of `rows`."""
         paths = list(self.paths)
         return dataclasses.replace(
             self,
-            X=self.X[keep],
-            y=self.y[keep],
-            paths=[paths[i] for i in keep.tolist()],
-            digests=self.digests[keep],
-            others=tuple(view[keep] for view in self.others),
+            X=self.X[rows],
+            y=self.y[rows],
+            paths=[paths[i] for i in rows.tolist()],
+            digests=self.digests[rows],
+            others=tuple(view[rows] for view in self.others),
         )
 
     def training(self, rows: npt.NDArray[np.int64] | None = None) -> tuple[Vectors, npt.NDArray[np.int32]]:
