@@ -1,6 +1,7 @@
 """What chance can do: intervals, paired tests, corrections for many of them, and how many pictures a test needs."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def wilson_interval(right: int, n: int, confidence: float = 0.95) -> Interval:
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
-def t_interval(values: Array, confidence: float = 0.95) -> Interval | None:
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """Return Student's interval for the mean of independent repeats; None for fewer than two.
 
     Examples
