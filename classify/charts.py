@@ -1,5 +1,7 @@
 """Charts as PNG files of 1200 x 800 pixels, in one quiet style; matplotlib is imported by what draws."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.errors import MissingDependency
+from data.staging import write_atomically
 from data.terminal import printable
 
 if TYPE_CHECKING:
@@ -244,8 +247,9 @@ def _series(axes: "Axes", rows: Sequence[tuple[int, float, "Interval | None", Se
     sizes = [row[0] for row in rows]
     for size, _, _, draws in rows:
         axes.plot([size] * len(draws), draws, color=_QUIET, marker="o", markersize=4, alpha=0.35, linewidth=0)
-    ends = [row[2] or (row[1], row[1]) for row in rows]
-    axes.fill_between(sizes, [e[0] for e in ends], [e[1] for e in ends], color=_BLUE, alpha=0.18, linewidth=0)
+    known = [(row[0], *row[2]) for row in rows if row[2] is not None]
+    if known:
+        axes.fill_between(*np.array(known).T, color=_BLUE, alpha=0.18, linewidth=0)
     axes.plot(sizes, [row[1] for row in rows], color=_BLUE, marker="o", markersize=7, linewidth=2, zorder=3)
 
 
@@ -312,11 +316,9 @@ class _figure:
             self._context.__exit__(kind, error, trace)
 
     def _write(self) -> None:
-        import io
-
-        from data.staging import write_atomically
-
         png = io.BytesIO()
-        self.figure.savefig(png, format="png")
+        with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
+            warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
+            self.figure.savefig(png, format="png")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, png.getvalue())

@@ -16,10 +16,10 @@ from classify.head import Floats
 from classify.statistics import Interval
 
 FACTORS = (2, 4)
-_RESAMPLES = 600
+_RESAMPLES = 400
 _FEWEST = 4  # sizes, for three parameters
 # Hestness et al. saw exponents of 0.07 to 0.5; a mean's error has 1.
-_EXPONENTS = np.geomspace(0.05, 2.0, 60)
+_EXPONENTS = np.geomspace(0.05, 2.0, 40)
 
 
 @dataclasses.dataclass(frozen=True)

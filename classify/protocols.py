@@ -1,6 +1,8 @@
 """How a head does with fewer pictures: few shots, learning curves, and repeats over seeds."""
 
 import dataclasses
+import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +91,8 @@ class Point:
     chosen : str
         How: ``cross-validation`` inside the training pictures, ``fixed``, or ``defaults`` where nothing could be held
         out or nothing was to be chosen.
+    shared : float
+        Share of the pictures that two repeats have in common, on average; 1 where each has all of them.
     """
 
     size: int
@@ -96,6 +100,7 @@ class Point:
     right: Rights
     parameters: list[dict[str, Any]]
     chosen: str
+    shared: float
 
     @property
     def accuracies(self) -> list[float]:
@@ -114,8 +119,8 @@ class Point:
 
     @property
     def interval(self) -> Interval | None:
-        """Student's 95% interval of the mean, cut to [0, 1]; None for one repeat."""
-        found = t_interval(self.accuracies)
+        """Student's 95% interval of the mean over training sets, cut to [0, 1]; None where repeats cannot say."""
+        found = t_interval(self.accuracies, shared=self.shared)
         return (max(found[0], 0.0), min(found[1], 1.0)) if found else None
 
     def as_json(self) -> dict[str, Any]:
@@ -129,6 +134,7 @@ class Point:
             "accuracies": self.accuracies,
             "params": self.parameters,
             "chosen": self.chosen,
+            "shared": self.shared,
         }
 
 
@@ -315,14 +321,22 @@ def _measure(
         rights, trainings = [], list[Training]()
         for r, rows in enumerate(draws):
             part = samples.take(np.sort(rows))
-            training = train(kind, part, tune=tune, params=params, class_weight=class_weight, seed=seed + r)
+            with warnings.catch_warnings():  # scikit-learn doubts that few pictures of many classes are classes
+                warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+                training = train(kind, part, tune=tune, params=params, class_weight=class_weight, seed=seed + r)
             rights.append(_answers(training, measured.X) == truth)
             trainings.append(training)
             if on_progress:
                 on_progress(sum(len(p.right) for p in points) + r + 1, total)
+        params_of = [t.params for t in trainings]
         chosen = _how(trainings, params)
-        points.append(Point(size, len(draws[0]), np.stack(rights), [t.params for t in trainings], chosen))
+        points.append(Point(size, len(draws[0]), np.stack(rights), params_of, chosen, _shared(draws)))
     return points
+
+
+def _shared(draws: list[Rows]) -> float:
+    pairs = [len(np.intersect1d(a, b)) / len(a) for a, b in itertools.combinations(draws, 2)]
+    return float(np.mean(pairs)) if pairs else 1.0
 
 
 def _answers(training: Training, X: Array) -> Array:

@@ -12,7 +12,10 @@ from classify.protocols import Protocol, Repeats
 from classify.statistics import Interval
 from data.terminal import printable
 
-_SHARED = "all repeats are measured on the same pictures: intervals cover the draw of training pictures alone"
+_SHARED = (
+    "intervals (t, corrected for the training pictures that repeats share) cover the draw of training pictures alone: "
+    "all repeats are measured on the same pictures"
+)
 
 
 def print_repeats(console: Console, repeats: Repeats) -> None:

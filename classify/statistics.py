@@ -37,8 +37,24 @@ def wilson_interval(right: int, n: int, confidence: float = 0.95) -> Interval:
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
-def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Return Student's interval for the mean of independent repeats; None for fewer than two.
+def t_interval(values: Sequence[float], *, shared: float = 0.0, confidence: float = 0.95) -> Interval | None:
+    """Return Student's interval for the mean of repeats; None where they cannot say.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One for each repeat.
+    shared : float
+        Share of its sample that a repeat has in common with any other, being drawn from the same few: 0 for
+        independent repeats. The luck of what is shared shows in no repeat, so the variance of the mean is not s^2 / r
+        but s^2 (1 / r + shared / (1 - shared)), as in Nadeau and Bengio 2003 (Machine Learning 52, 239-281).
+    confidence : float
+        Of the interval.
+
+    Returns
+    -------
+    tuple of float or None
+        None for fewer than two repeats, or repeats that share everything.
 
     Examples
     --------
@@ -46,11 +62,12 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | 
     >>> round(low, 3), round(high, 3)
     (0.87, 0.97)
     """
-    if len(values) < 2:
+    r = len(values)
+    if r < 2 or shared >= 1:
         return None
-    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    half = float(student.ppf(0.5 + confidence / 2, len(values) - 1)) * error
-    return float(mean - half), float(mean + half)
+    error = float(np.std(values, ddof=1)) * np.sqrt(1 / r + shared / (1 - shared))
+    mean, half = float(np.mean(values)), float(student.ppf(0.5 + confidence / 2, r - 1) * error)
+    return mean - half, mean + half
 
 
 def mcnemar_exact(a: Rights, b: Rights) -> float:
