@@ -232,7 +232,7 @@ def curve_chart(
             text, below = f"{size:,}: {mean:.3f}\n[{low_end:.3f}, {high_end:.3f}]", i % 2 == 0
             _label(axes, size, low_end if below else high_end, text, _ORANGE, below=below)
         top = max(interval[1] if interval else accuracy, *rows[-1][3], accuracy)
-        _label(axes, last, top, f"all {last:,}: {accuracy:.3f}", _BLUE)
+        _label(axes, last, top, f"all {last:,}: {accuracy:.3f}", _BLUE, ha="right" if forecasts else "center")
         ticks = [row[0] for row in rows[-1 :: -max(1, len(rows) // 4)]] + [f[0] for f in forecasts]
         axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
         axes.minorticks_off()
@@ -253,13 +253,15 @@ def _series(axes: "Axes", rows: Sequence[tuple[int, float, "Interval | None", Se
     axes.plot(sizes, [row[1] for row in rows], color=_BLUE, marker="o", markersize=7, linewidth=2, zorder=3)
 
 
-def _label(axes: "Axes", x: float, y: float, text: str, colour: str, *, below: bool = False) -> None:
+def _label(
+    axes: "Axes", x: float, y: float, text: str, colour: str, *, below: bool = False, ha: str = "center"
+) -> None:
     axes.annotate(
         text,
         (x, y),
         xytext=(0, -10 if below else 10),
         textcoords="offset points",
-        ha="center",
+        ha=ha,
         va="top" if below else "bottom",
         color=colour,
     )

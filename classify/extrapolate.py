@@ -157,7 +157,7 @@ def extrapolate(sizes: Sequence[int], rights: Sequence[npt.NDArray[np.bool_]], *
         backtests.append(test)
         if not test.passed:
             reason = (
-                f"from {test.fitted_to} pictures the law predicts {test.predicted:.3f} for {sizes[-1]}, "
+                f"from {test.fitted_to:,} pictures the law predicts {test.predicted:.3f} for {sizes[-1]:,}, "
                 f"where {test.measured:.3f} was measured"
             )
             break
