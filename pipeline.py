@@ -9,10 +9,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from classify.selection import Training
 
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
@@ -139,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = _verb(verbs, "fit", run_fit, "train a classifier on stored features")
     add("store", metavar="STORE")
     add("--head", required=True, choices=_HEADS, help="kind of classifier")
-    add("-o", "--output", metavar="HEAD", required=True, help="file to write the head to")
+    add("-o", "--output", metavar="HEAD", help="file to write the head to; --shots and --curve write none")
     add("--split", default="train", help="what to train on (default: %(default)s)")
     add("--tune", default="cv", choices=("cv", "val", "none"), help="choose the regularisation by 5-fold "
         "cross-validation on the training split, by the val split, or not (default: %(default)s)")
@@ -151,6 +153,16 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--features", action="extend", nargs="+", metavar="NAME", help="network, layer, NETWORK/LAYER or fingerprint, "
         "where the store has several; several are put side by side; all-stages is every layer of one network")
+
+    add = add.group("with fewer pictures, and again with other seeds")
+    add("--shots", type=_positive, nargs="+", default=[], metavar="N", help="train on so many pictures of each class "
+        "and measure, such as 1 2 4 8 16")
+    add("--curve", action="store_true", help="train on growing parts and measure; say what more pictures would give")
+    add("--repeats", type=_positive, default=0, metavar="N", help="draws of pictures (default: 10 for --shots, 5 for "
+        "--curve); without these, seeds of the folds: the head of the first is written")
+    add("--on", metavar="SPLIT", help="what --shots and --curve measure on (default: test, or val where there is no "
+        "test)")
+    add("--png", type=_png, metavar="FILE.png", help="draw the accuracy against the number of pictures")
 
     add = _verb(verbs, "eval", run_eval, "measure heads on a split and rank them")
     add("heads", metavar="HEAD", nargs="+")
@@ -169,6 +181,20 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=_natural, default=0, help="of folds and samples (default: %(default)s)")
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
+
+    add = _verb(verbs, "compare", run_compare, "fit every head on every kind of features and rank them")
+    add("stores", metavar="STORE", nargs="+", help="several image sets, or several extractions of one")
+    add("--heads", nargs="+", default=["lr", "svm", "ridge"], choices=(*_HEADS, "all"), metavar="HEAD", help="kinds of "
+        "classifiers, or all (default: lr svm ridge)")
+    add("--features", nargs="+", default=[], metavar="NAME", help="networks, layers or fingerprints (default: all that "
+        "cover the image set, in the centre view)")
+    add("--dataset", metavar="NAME", help="one image set (default: all, each with a ranking of its own)")
+    add("--split", default="train", help="what to train on (default: %(default)s)")
+    add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test)")
+    add("--tune", default="cv", choices=("cv", "val", "none"), help="as for fit (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the folds, the heads and the bootstrap (default: %(default)s)")
+    add("--save", metavar="FOLDER", help="write the heads there")
+    add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
 
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
@@ -301,11 +327,19 @@ def _list_layers(backbones: list[str], console: "Console") -> Result:
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `fit`."""
     from classify.artifact import refuse_overwrite, save_head
+    from classify.protocols import repeat
+    from classify.protocols_report import print_repeats
     from classify.report import print_training
     from classify.selection import train
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
 
+    if arguments.shots or arguments.curve:
+        return _run_protocol(arguments, console)
+    if not arguments.output:
+        _wrong_usage("fit", "name the file to write the head to with -o HEAD; only --shots and --curve write none")
+    if arguments.png or arguments.on:
+        _wrong_usage("fit", "--png and --on belong to --shots and --curve: name one of these too")
     refuse_overwrite(Path(arguments.output))
     store = FeatureStore(arguments.store)
     samples = store.load(
@@ -315,16 +349,23 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     if arguments.tune == "val":
         val = store.load("val", dataset=samples.dataset, spec=samples.specs)
     with ProgressDisplay(console, "fits") as display:
-        training = train(
-            arguments.head,
-            samples,
-            tune=arguments.tune,
-            val=val,
-            params=_parameters(arguments.param),
-            class_weight=arguments.class_weight,
-            seed=arguments.seed,
-            on_progress=display.update,
-        )
+
+        def train_with(seed: int) -> "Training":
+            return train(
+                arguments.head,
+                samples,
+                tune=arguments.tune,
+                val=val,
+                params=_parameters(arguments.param),
+                class_weight=arguments.class_weight,
+                seed=seed,
+                on_progress=display.update,
+            )
+
+        repeats = None
+        if arguments.repeats:
+            repeats = repeat(train_with, range(arguments.seed, arguments.seed + arguments.repeats))
+        training = repeats.trainings[0] if repeats else train_with(arguments.seed)
     held = store.features()
     sources = [held[spec.fingerprint].source for spec in samples.specs]
     output = Path(arguments.output)
@@ -338,6 +379,8 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     )
     n_train = len(samples.labelled())
     print_training(console, training, n_train, 1 + len(samples.others), str(output))
+    if repeats:
+        print_repeats(console, repeats)
     return {
         "head": str(output),
         "kind": training.kind,
@@ -350,7 +393,57 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         "views": 1 + len(samples.others),
         "seconds": round(training.seconds, 3),
         "notes": training.notes,
+        **({"repeats": repeats.as_json()} if repeats else {}),
     }, 0
+
+
+def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Run `fit --shots` or `fit --curve`."""
+    from classify.extrapolate import extrapolate
+    from classify.protocols import CURVE_REPEATS, SHOTS_REPEATS, few_shots, learning_curve
+    from classify.protocols_report import draw_curve, draw_shots, print_curve, print_shots
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+
+    if (arguments.shots and arguments.curve) or arguments.output or arguments.tune == "val":
+        _wrong_usage("fit", "--shots or --curve stands alone: it writes no head, so leave out -o, and --tune val")
+    store = FeatureStore(arguments.store)
+    samples = store.load(
+        arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
+    )
+    splits = store.splits(samples.dataset)
+    on = arguments.on or ("test" if "test" in splits or "val" not in splits else "val")
+    measured = store.load(on, dataset=samples.dataset, spec=samples.spec)
+    options: dict[str, Any] = {
+        "tune": arguments.tune,
+        "params": _parameters(arguments.param),
+        "class_weight": arguments.class_weight,
+        "seed": arguments.seed,
+    }
+    with ProgressDisplay(console, "trainings") as display:
+        options["on_progress"] = display.update
+        if arguments.shots:
+            options["repeats"] = arguments.repeats or SHOTS_REPEATS
+            protocol = few_shots(arguments.head, samples, measured, arguments.shots, **options)
+        else:
+            options["repeats"] = arguments.repeats or CURVE_REPEATS
+            protocol = learning_curve(arguments.head, samples, measured, **options)
+    result = protocol.as_json()
+    png = Path(arguments.png) if arguments.png else None
+    if arguments.shots:
+        print_shots(console, protocol)
+        if png:
+            draw_shots(png, protocol)
+    else:
+        points = protocol.points
+        found = extrapolate([p.n_train for p in points], [p.right for p in points], seed=arguments.seed)
+        print_curve(console, protocol, found)
+        result["extrapolation"] = found.as_json()
+        if png:
+            draw_curve(png, protocol, found)
+    if png:
+        console.print(f"wrote {png}")
+    return {**result, "chart": arguments.png}, 0
 
 
 def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -390,6 +483,37 @@ def run_audit(arguments: argparse.Namespace, console: "Console") -> Result:
     if arguments.csv != "-":
         print_audit(console, result, arguments.csv)
     return result, 0
+
+
+def run_compare(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `compare`."""
+    from classify.compare import all_kinds, compare
+    from classify.compare_report import draw_rankings, print_ranking
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+
+    with ProgressDisplay(console, "heads") as display:
+        rankings = compare(
+            [FeatureStore(path) for path in dict.fromkeys(arguments.stores)],
+            all_kinds(arguments.heads),
+            features=arguments.features,
+            dataset=arguments.dataset,
+            split=arguments.split,
+            on=arguments.on,
+            tune=arguments.tune,
+            seed=arguments.seed,
+            save=Path(arguments.save) if arguments.save else None,
+            on_progress=display.update,
+        )
+    for i, ranking in enumerate(rankings):
+        console.print("\n" * bool(i), end="")
+        print_ranking(console, ranking)
+    if arguments.save:
+        console.print(f"wrote {sum(len(r.entries) for r in rankings)} heads to {arguments.save}")
+    charts = draw_rankings(Path(arguments.png), rankings) if arguments.png else []
+    for path in charts:
+        console.print(f"wrote {path}")
+    return {"rankings": [r.as_json() for r in rankings], "charts": [str(path) for path in charts]}, 0
 
 
 def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -573,6 +697,12 @@ def _verb(verbs: Any, name: str, run: Callable[..., Result], text: str) -> _Adde
     add("--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)")
     add("--debug", action="store_true", help="show the traceback of a failure")
     return add
+
+
+def _wrong_usage(verb: str, message: str) -> NoReturn:
+    """Exit as argparse does, for what only a verb can know to be wrong."""
+    print(f"usage: penult {verb} --help\npenult {verb}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _positive(text: str) -> int:

@@ -21,7 +21,7 @@ from data import VERSION
 from data.errors import HeadError, MissingFile, first_line
 from data.spec import FeatureSpec, Source, only
 from data.staging import disk_full_hint, write_atomically
-from data.store import Samples
+from data.store import FeatureStore, Samples
 from data.views import Digests
 
 FORMAT_VERSION = 1
@@ -70,6 +70,18 @@ class TrainedHead:
     def spec(self) -> FeatureSpec:
         """The spec, where there is one feature; a `SpecError` where there are several."""
         return only(self.specs, f"head {self.name}")
+
+    def samples(self, store: FeatureStore, split: str | None, dataset: str | None = None) -> Samples:
+        """Return the labelled pictures of a split with the features that this head reads.
+
+        Raises
+        ------
+        FingerprintMismatch
+            If the store has no such features.
+        StoreError
+            If the image set or the split is not there.
+        """
+        return store.load(split, dataset=dataset, spec=self.specs, wants=f"head {self.name}").labelled()
 
     def predict_proba(self, X: Array) -> Floats:
         """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.duplicates import Copies
-from classify.evaluate import wilson_interval
 from classify.leakage import accuracy_with_and_without, take, tell_splits_apart
 from classify.oddities import classes_in_two, lookalike_classes, odd_folders, outliers
 from classify.out_of_fold import kept_together, out_of_fold
 from classify.selection import train
+from classify.statistics import wilson_interval
 from classify.suspects import confused_classes, find_hard, find_suspects
 from data.errors import StoreError
 from data.store import Samples

@@ -6,18 +6,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, norm
 
 from classify.artifact import TrainedHead
 from classify.calibration import calibration_error, log_loss
 from classify.head import Array, Floats
+from classify.statistics import (
+    ALPHA,
+    Interval,
+    balanced_and_f1,
+    bootstrap,
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    percentile_interval,
+    resamples_for,
+    wilson_interval,
+)
 from data.errors import HeadError
 from data.store import FeatureStore, Samples
 
-_RESAMPLES = 2000
-ALPHA = 0.05
-
-Interval = tuple[float, float]
+# The scores that the paired bootstrap compares; accuracy has McNemar's exact test.
+SCORE_TITLES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Scores:
     accuracy_ci95 : tuple of float
         Wilson's score interval (Wilson 1927).
     balanced_accuracy_ci95, macro_f1_ci95, log_loss_ci95 : tuple of float
-        Percentile intervals of 2,000 bootstrap resamples of the pictures.
+        Percentile intervals of at least 2,000 bootstrap resamples of the pictures.
     per_class : list of dict
         ``class, precision, recall, f1, support``; precision and recall are null where they are 0/0.
     confusion_matrix : list of list of int
@@ -43,6 +52,8 @@ class Scores:
         What qualifies the figures.
     correct : ndarray of shape (n,), bool
         Which pictures it got right; not part of the JSON.
+    drawn : dict of str to ndarray of shape (r,)
+        The scores on resampled pictures, the same for every head; not part of the JSON.
     """
 
     head: str
@@ -60,21 +71,36 @@ class Scores:
     confusion_matrix: list[list[int]]
     notes: list[str]
     correct: npt.NDArray[np.bool_]
+    drawn: dict[str, Floats]
 
     def as_json(self) -> dict[str, Any]:
         """Return the results as JSON has them."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "correct"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("correct", "drawn")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two heads compared on the same pictures: McNemar's exact test, Holm's correction over all pairs."""
+    """Two heads compared on the same pictures.
+
+    Parameters
+    ----------
+    a, b : str
+        The heads.
+    p_value, p_holm : float
+        Of equal accuracies, by McNemar's exact test; and with Holm's correction over all pairs.
+    verdict : str
+        Which is better, or that it is a tie.
+    bootstrap : dict of str to dict
+        Of balanced accuracy, macro-F1 and log-loss the ``difference`` a - b with its interval ``ci95``, ``p_value``
+        by the paired bootstrap, and ``p_holm``, corrected over all pairs.
+    """
 
     a: str
     b: str
     p_value: float
     p_holm: float
     verdict: str
+    bootstrap: dict[str, dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,86 +166,57 @@ def evaluate(
         split = "test" if "test" in splits or "val" not in splits else "val"
         if split == "val":
             notes.append("there is no test split: this is val")
-    results: list[Scores] = []
-    n, classes = 0, heads[0].classes
+    classes = heads[0].classes
+    measured = []
     for head in heads:
-        samples = store.load(split, dataset=dataset, spec=head.specs, wants=f"head {head.name}").labelled()
+        samples = head.samples(store, split, dataset)
         if set(head.classes) != set(classes):
             raise HeadError(
                 f"{head.name} tells {_names(head.classes)} apart and {heads[0].name} {_names(classes)}: "
                 "heads can be compared on the same classes only"
             )
-        if not results:
-            copies = len(samples) - len(np.unique(samples.digests))
-            if copies:
-                notes.append(f"{copies} of these pictures are exact copies of others, and count each time")
-        n = len(samples)
-        results.append(_score(head, samples, classes, seed))
-    results.sort(key=lambda s: (-s.accuracy, s.log_loss))
-    return Evaluation(split, n, classes, results, compare_pairs(results), notes)
+        measured.append(measure(head, samples, classes))
+    notes += copies_note(samples)
+    results = rank(measured, seed=seed)
+    return Evaluation(split, len(samples), classes, results, compare_pairs(results), notes)
 
 
-def compare_pairs(results: list[Scores]) -> list[Pair]:
-    """Test every pair by McNemar's exact test; a difference is claimed only where Holm's correction leaves it.
+def copies_note(samples: Samples) -> list[str]:
+    """Return a note on exact copies among the measured pictures, if there are any."""
+    copies = len(samples) - len(np.unique(samples.digests))
+    return [f"{copies} of these pictures are exact copies of others, and count each time"] if copies else []
 
-    Sources: McNemar 1947 in its exact binomial form; Holm 1979.
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One head's probabilities, (n, k), for pictures of true classes y, (n,), in the order of `classes`."""
+
+    head: TrainedHead
+    classes: list[str]
+    y: Array
+    probabilities: Floats
+    notes: list[str]
+
+    @property
+    def answers(self) -> Array:
+        """The most likely class of each picture, (n,)."""
+        return np.asarray(self.probabilities.argmax(axis=1))
+
+    @property
+    def losses(self) -> Floats:
+        """Negative log-likelihood of each picture, (n,), in nats."""
+        of_truth = self.probabilities[np.arange(len(self.y)), self.y]
+        return np.asarray(-np.log(np.maximum(of_truth, 1e-15)))
+
+
+def measure(head: TrainedHead, samples: Samples, classes: list[str]) -> Measured:
+    """Ask a head about the labelled pictures of a split.
+
+    Raises
+    ------
+    HeadError
+        If no picture has a label, or one has a class that the head does not know.
     """
-    pairs = list(itertools.combinations(results, 2))
-    p_values = [mcnemar_exact(a.correct, b.correct) for a, b in pairs]
-    adjusted = holm(p_values)
-    verdicts = []
-    for (a, b), p, q in zip(pairs, p_values, adjusted, strict=True):
-        better = a if a.correct.sum() >= b.correct.sum() else b
-        verdict = f"{better.head} is better" if q < ALPHA else f"tie at n = {len(a.correct)}"
-        verdicts.append(Pair(a.head, b.head, p, q, verdict))
-    return verdicts
-
-
-def wilson_interval(right: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return Wilson's score interval for a proportion.
-
-    Examples
-    --------
-    >>> low, high = wilson_interval(147, 153)
-    >>> round(low, 3), round(high, 3)
-    (0.917, 0.982)
-    """
-    z = float(norm.ppf(0.5 + confidence / 2))
-    p = right / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
-
-
-def mcnemar_exact(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
-    """Return the two-sided exact p-value that two heads, right on `a` and `b`, are equally good.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> mcnemar_exact(np.array([True] * 6), np.array([False] * 6))
-    0.03125
-    """
-    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def holm(p_values: list[float]) -> list[float]:
-    """Return Holm's adjusted p-values in the order given.
-
-    Examples
-    --------
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min((len(p_values) - rank) * p_values[i], 1.0))
-        adjusted[i] = highest
-    return adjusted
-
-
-def _score(head: TrainedHead, samples: Samples, classes: list[str], seed: int) -> Scores:
     strangers = sorted({samples.classes[t] for t in np.unique(samples.y)} - set(head.classes))
     if not len(samples):
         raise HeadError(f"no picture of split {samples.split!r} has a label: nothing can be measured on it")
@@ -231,71 +228,85 @@ def _score(head: TrainedHead, samples: Samples, classes: list[str], seed: int) -
     index = {name: i for i, name in enumerate(classes)}
     y = np.array([index.get(name, -1) for name in samples.classes])[samples.y]
     order = [head.classes.index(name) for name in classes]
-    probabilities = head.predict_proba(samples.X)[:, order]
-    answers = probabilities.argmax(axis=1)
-    n, k = len(y), len(classes)
-    confusion = np.bincount(y * k + answers, minlength=k * k).reshape(k, k)
-    losses = -np.log(np.maximum(probabilities[np.arange(n), y], 1e-15))
-    correct = answers == y
-    balanced, f1 = _balanced_and_f1(confusion[None])
-    balanced_ci, f1_ci, loss_ci = _bootstrap(confusion, losses, seed)
     notes = []
     seen = int(head.trained_on(samples.digests).sum())
     if seen:
-        notes.append(f"{seen} of these {n} pictures were in its training set, exactly: its figures flatter")
+        notes.append(f"{seen} of these {len(y)} pictures were in its training set, exactly: its figures flatter")
     if (head.info["selection"]["tuned_on"], head.info["trained_on"]["dataset"]) == (samples.split, samples.dataset):
         notes.append(f"{samples.split} helped to choose its regularisation: its figures flatter")
+    return Measured(head, classes, y, head.predict_proba(samples.X)[:, order], notes)
+
+
+def rank(measured: list[Measured], *, seed: int = 0) -> list[Scores]:
+    """Return the scores of heads on the same pictures, best first: by accuracy, then by log-loss.
+
+    Parameters
+    ----------
+    measured : list of Measured
+        With equal classes and y.
+    seed : int
+        Of the bootstrap.
+    """
+    y, k = measured[0].y, len(measured[0].classes)
+    answers = np.stack([m.answers for m in measured], axis=1)
+    losses = np.stack([m.losses for m in measured], axis=1)
+    tests = len(measured) * (len(measured) - 1) // 2
+    drawn = bootstrap(y, answers, losses, k, resamples=resamples_for(tests), seed=seed)
+    results = [_score(m, {name: draws[:, j] for name, draws in drawn.items()}) for j, m in enumerate(measured)]
+    return sorted(results, key=lambda s: (-s.accuracy, s.log_loss))
+
+
+def compare_pairs(results: list[Scores], *, with_best: bool = False) -> list[Pair]:
+    """Test every pair, or every head with the first; a difference is claimed only where Holm's correction leaves it."""
+    pairs = list(itertools.combinations(results, 2))
+    if with_best:
+        pairs = pairs[: len(results) - 1]
+    p_values = [mcnemar_exact(a.correct, b.correct) for a, b in pairs]
+    adjusted = holm(p_values)
+    others = {name: _bootstrap_pairs(pairs, name) for name in SCORE_TITLES}
+    verdicts = []
+    for i, (a, b) in enumerate(pairs):
+        better = a if a.correct.sum() >= b.correct.sum() else b
+        verdict = f"{better.head} is better" if adjusted[i] < ALPHA else f"tie at n = {len(a.correct)}"
+        scores = {name: found[i] for name, found in others.items()}
+        verdicts.append(Pair(a.head, b.head, p_values[i], adjusted[i], verdict, scores))
+    return verdicts
+
+
+def _bootstrap_pairs(pairs: list[tuple[Scores, Scores]], name: str) -> list[dict[str, Any]]:
+    rows = []
+    for a, b in pairs:
+        difference, drawn = getattr(a, name) - getattr(b, name), a.drawn[name] - b.drawn[name]
+        p_value = paired_bootstrap(difference, drawn)
+        rows.append({"difference": difference, "ci95": percentile_interval(drawn), "p_value": p_value})
+    adjusted = holm([row["p_value"] for row in rows])
+    return [{**row, "p_holm": q} for row, q in zip(rows, adjusted, strict=True)]
+
+
+def _score(measured: Measured, drawn: dict[str, Floats]) -> Scores:
+    y, answers, classes = measured.y, measured.answers, measured.classes
+    n, k = len(y), len(classes)
+    confusion = np.bincount(y * k + answers, minlength=k * k).reshape(k, k)
+    correct = answers == y
+    right, support, answered = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    balanced, f1 = balanced_and_f1(right[None].astype(float), support[None], answered[None])
     return Scores(
-        head=head.name,
-        kind=head.kind,
+        head=measured.head.name,
+        kind=measured.head.kind,
         accuracy=float(correct.mean()),
         accuracy_ci95=wilson_interval(int(correct.sum()), n),
         balanced_accuracy=float(balanced[0]),
-        balanced_accuracy_ci95=balanced_ci,
+        balanced_accuracy_ci95=percentile_interval(drawn["balanced_accuracy"]),
         macro_f1=float(f1[0]),
-        macro_f1_ci95=f1_ci,
-        log_loss=log_loss(probabilities, y),
-        log_loss_ci95=loss_ci,
-        ece=calibration_error(probabilities, correct),
+        macro_f1_ci95=percentile_interval(drawn["macro_f1"]),
+        log_loss=log_loss(measured.probabilities, y),
+        log_loss_ci95=percentile_interval(drawn["log_loss"]),
+        ece=calibration_error(measured.probabilities, correct),
         per_class=_per_class(confusion, classes),
         confusion_matrix=confusion.tolist(),
-        notes=notes,
+        notes=measured.notes,
         correct=correct,
-    )
-
-
-def _balanced_and_f1(confusion: Array) -> tuple[Floats, Floats]:
-    """Return balanced accuracy and macro-F1 of confusion matrices (r, k, k)."""
-    right = np.diagonal(confusion, axis1=1, axis2=2).astype(float)  # (r, k)
-    support, answered = confusion.sum(axis=2), confusion.sum(axis=1)
-    recall = np.divide(right, support, out=np.full_like(right, np.nan), where=support > 0)
-    either = support + answered
-    f1 = np.divide(2 * right, either, out=np.full_like(right, np.nan), where=either > 0)
-    return np.nanmean(recall, axis=1), np.nanmean(f1, axis=1)
-
-
-def _bootstrap(confusion: Array, losses: Floats, seed: int) -> tuple[Interval, Interval, Interval]:
-    """Resample pictures and return 95% percentile intervals of balanced accuracy, macro-F1 and log-loss."""
-    rng = np.random.default_rng(seed)
-    n, k = len(losses), len(confusion)
-    cells = np.flatnonzero(confusion)
-    share = confusion.ravel()[cells] / n
-    balanced, f1, loss = [], [], []
-    step = max(1, min(_RESAMPLES, 4_000_000 // max(k * k, n)))  # 32 MB at a time
-    for start in range(0, _RESAMPLES, step):
-        count = min(step, _RESAMPLES - start)
-        # resampling pictures is drawing the cells of the confusion matrix by their share
-        drawn = np.zeros((count, k * k))
-        drawn[:, cells] = rng.multinomial(n, share, size=count)
-        b, f = _balanced_and_f1(drawn.reshape(count, k, k))
-        balanced.append(b)
-        f1.append(f)
-        loss.append(losses[rng.integers(0, n, size=(count, n))].mean(axis=1))
-    b_ci, f_ci, l_ci = (np.percentile(np.concatenate(x), [2.5, 97.5]) for x in (balanced, f1, loss))
-    return (
-        (float(b_ci[0]), float(b_ci[1])),
-        (float(f_ci[0]), float(f_ci[1])),
-        (float(l_ci[0]), float(l_ci[1])),
+        drawn=drawn,
     )
 
 

@@ -11,8 +11,8 @@ from scipy.stats import hypergeom, norm, rankdata
 from sklearn.exceptions import ConvergenceWarning
 
 from classify.duplicates import Indices, Neighbours
-from classify.evaluate import ALPHA, Interval, holm
 from classify.head import Array, Floats
+from classify.statistics import ALPHA, Interval, holm
 from classify.trials import Scaler
 
 # Two classes are told apart where a picture of one is put on the right side of a picture of the other more often than

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from classify.evaluate import Evaluation
+from classify.evaluate import SCORE_TITLES, Evaluation
 from classify.selection import Training
 from data.terminal import duration, printable
 
@@ -73,6 +73,11 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
             f"{names[pair.a]} against {names[pair.b]}: {verdict} (McNemar p = {pair.p_value:.3g}"
             + (f", {pair.p_holm:.3g} over {len(result.pairs)} pairs)" if len(result.pairs) > 1 else ")"),
         )
+        others = ", ".join(
+            f"{SCORE_TITLES[name]} {found['difference']:+.3f} (p = {found['p_holm']:.2g})"
+            for name, found in pair.bootstrap.items()
+        )
+        console.print(f"  by the paired bootstrap: {others}", style="dim")
     _print_classes(console, result, names[result.heads[0].head])
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.duplicates import Indices
-from classify.evaluate import Interval, wilson_interval
 from classify.head import Array, Floats
+from classify.statistics import Interval, wilson_interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 from conftest import SPEC, digest_of, make_view
-from scipy.stats import binomtest
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -15,7 +14,7 @@ from sklearn.metrics import (
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from classify.artifact import load_head, save_head
-from classify.evaluate import compare_pairs, evaluate, holm, mcnemar_exact, wilson_interval
+from classify.evaluate import compare_pairs, evaluate
 from classify.selection import train
 from data.errors import FingerprintMismatch, HeadError, StoreError
 from data.layout import block_image
@@ -116,29 +115,6 @@ def test_a_class_that_never_occurs_has_null_figures_and_counts_for_nothing(folde
     seen = [recall for row in lr.per_class if (recall := row["recall"]) is not None]
     assert lr.balanced_accuracy == pytest.approx(np.mean(seen))
     assert lr.macro_f1 == pytest.approx(f1_score(samples.y, answers, average="macro", zero_division=0))
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (147, 153), (1, 1000), (5000, 10_000)])
-def test_the_wilson_interval_equals_scipy(right, n):
-    want = binomtest(right, n).proportion_ci(confidence_level=0.95, method="wilson")
-    assert wilson_interval(right, n) == pytest.approx((want.low, want.high), abs=1e-12)
-
-
-def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ():
-    a = np.array([True] * 9 + [False] * 2 + [True] * 30 + [False] * 10)
-    b = np.array([False] * 9 + [True] * 2 + [True] * 30 + [False] * 10)
-    # 2 * (C(11,0) + C(11,1) + C(11,2)) / 2^11
-    assert mcnemar_exact(a, b) == pytest.approx(2 * (1 + 11 + 55) / 2048)
-    assert mcnemar_exact(b, a) == mcnemar_exact(a, b)
-    assert mcnemar_exact(a, a) == 1.0
-
-
-def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls():
-    # the ranks are 0.005 x 4, 0.01 x 3, 0.03 x 2 and 0.04 x 1, which may not fall below 0.06
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([0.02]) == [0.02]
-    assert holm([]) == []
 
 
 def test_every_interval_covers_its_estimate(store, heads):
@@ -344,3 +320,15 @@ def test_the_result_is_json_with_the_keys_of_the_contract(store, heads):
 
 def test_the_order_in_which_heads_are_named_changes_nothing(store, heads):
     assert evaluate(heads, store).as_json() == evaluate(heads[::-1], store).as_json()
+
+
+def test_pairs_come_with_the_paired_bootstrap_of_the_other_scores(store, heads):
+    result = evaluate(heads, store)
+    by_name = {s.head: s for s in result.heads}
+    for pair in result.pairs:
+        assert list(pair.bootstrap) == ["balanced_accuracy", "macro_f1", "log_loss"]
+        for name, found in pair.bootstrap.items():
+            want = getattr(by_name[pair.a], name) - getattr(by_name[pair.b], name)
+            assert found["difference"] == pytest.approx(want)
+            assert found["ci95"][0] <= want <= found["ci95"][1]
+            assert 0 < found["p_value"] <= found["p_holm"] <= 1

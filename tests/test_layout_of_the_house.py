@@ -16,7 +16,8 @@ ALLOWED = {
     "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
     | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif", "threadpoolctl", "ray"}
     | COMMON,
-    "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL"} | COMMON,
+    "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL", "matplotlib"}
+    | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
 }
 H5PY = {"layout.py", "views.py"}

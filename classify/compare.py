@@ -1,0 +1,422 @@
+"""Every head on every feature of some stores, measured on the same pictures and ranked."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from classify.artifact import TrainedHead, load_head, save_head
+from classify.evaluate import Measured, Pair, Scores, compare_pairs, copies_note, measure, rank
+from classify.head import Array
+from classify.heads import HEADS
+from classify.selection import Training, train
+from classify.statistics import ALPHA, Separation, separation, winners_optimism
+from data.errors import HeadError, StoreError
+from data.store import FeatureInfo, FeatureStore, Samples
+
+_TIMINGS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One kind of features of one image set in one store."""
+
+    store: FeatureStore
+    dataset: str
+    info: FeatureInfo
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it apart within an image set."""
+        return self.info.spec.fingerprint, str(self.store.path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One head on one kind of features.
+
+    Parameters
+    ----------
+    name : str
+        The head and the features, as tables call it.
+    kind, features, fingerprint, store : str
+        What was fitted on what.
+    params : dict
+        As chosen on the training split.
+    cv_accuracy : float or None
+        From the choice.
+    n_train : int
+        Training pictures.
+    fit_seconds : float
+        Choice and fit together.
+    predict_microseconds : float
+        Of a picture, from its vector: the fastest of three passes over the measured split.
+    head_bytes, feature_bytes : int
+        Of the head's file, and of the stored vector of a picture.
+    engines : list of str
+        What computed the features, as their provenance says.
+    file : str
+        Where the head was written; empty if it was not.
+    scores : Scores
+        On the measured split.
+    tie : bool
+        Whether McNemar's exact test with Holm's correction cannot tell it from the best.
+    """
+
+    name: str
+    kind: str
+    features: str
+    fingerprint: str
+    store: str
+    params: dict[str, Any]
+    cv_accuracy: float | None
+    n_train: int
+    fit_seconds: float
+    predict_microseconds: float
+    head_bytes: int
+    feature_bytes: int
+    engines: list[str]
+    file: str
+    scores: Scores
+    tie: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry as JSON has it, with the scores beside the rest."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "scores"}
+        scores = self.scores.as_json()
+        return {**fields, **{name: value for name, value in scores.items() if name not in ("head", "kind")}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """All heads on one image set, best first.
+
+    Parameters
+    ----------
+    dataset, split : str
+        The pictures that were measured.
+    n : int
+        Their number.
+    classes : list of str
+        Their classes.
+    entries : list of Entry
+        By accuracy, then by log-loss.
+    pairs : list of Pair
+        Every head against the best; Holm's correction is over all of these.
+    separation : Separation or None
+        What it takes to tell the two best apart; None for one head.
+    optimism : float
+        How much better than it is the best looks here, if these pictures are taken to choose it.
+    notes : list of str
+        What qualifies the figures.
+    """
+
+    dataset: str
+    split: str
+    n: int
+    classes: list[str]
+    entries: list[Entry]
+    pairs: list[Pair]
+    separation: Separation | None
+    optimism: float
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the ranking as `compare --json` prints it."""
+        return {
+            "dataset": self.dataset,
+            "split": self.split,
+            "n": self.n,
+            "classes": self.classes,
+            "heads": [entry.as_json() for entry in self.entries],
+            "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
+            "separation": dataclasses.asdict(self.separation) if self.separation else None,
+            "optimism": self.optimism,
+            "notes": self.notes,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    source: Source
+    training: Training
+    n_train: int
+    head: TrainedHead
+    head_bytes: int
+    file: str
+    seconds_a_picture: float
+    measured: Measured
+
+
+def compare(
+    stores: Sequence[FeatureStore],
+    kinds: Sequence[str],
+    *,
+    features: Sequence[str] = (),
+    dataset: str | None = None,
+    split: str = "train",
+    on: str | None = None,
+    tune: str = "cv",
+    seed: int = 0,
+    save: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Ranking]:
+    """Fit heads on features and rank them, image set by image set.
+
+    Nothing is chosen on the measured split: every head's parameters come from the training split, and the ranking is
+    a measurement.
+
+    Parameters
+    ----------
+    stores : sequence of FeatureStore
+        Several image sets, or several extractions of one; pictures are matched by content.
+    kinds : sequence of str
+        Keys of `HEADS`.
+    features : sequence of str
+        Networks, layers, titles or fingerprints; without any, all that cover the image set, in the centre view.
+    dataset : str, optional
+        One image set; without it, all.
+    split, on : str
+        What to train on, and what to measure on (default: test, or val where there is no test).
+    tune : str
+        As for `classify.selection.train`.
+    seed : int
+        Of the folds, the heads and the bootstrap.
+    save : Path, optional
+        Folder for the heads.
+    on_progress : callable, optional
+        Called with the number of heads done and in all.
+
+    Returns
+    -------
+    list of Ranking
+
+    Raises
+    ------
+    StoreError
+        If no store has the image set, the split or the features.
+    HeadError
+        If no head at all can be fitted.
+    """
+    sources = find_sources(stores, features, dataset)
+    report = on_progress or (lambda done, total: None)
+    groups: dict[tuple[str, str, bytes], list[_Fitted]] = {}
+    notes: dict[tuple[str, str, bytes], list[str]] = {}
+    remarks: list[tuple[str, str]] = []  # image set and note
+    seen: set[tuple[str, str, bytes]] = set()
+    done, total = 0, len(sources) * len(kinds)
+    with _folder(save) as folder:
+        for source in sources:
+            place = measured_split(source, on)
+            training = source.store.load(split, dataset=source.dataset, spec=source.info.spec).labelled()
+            learnt = (source.dataset, source.info.spec.fingerprint, _identity(_in_order_of_content(training)))
+            if learnt in seen:
+                done += len(kinds)
+                remarks.append((source.dataset, f"{source.store.path} holds the same {source.info.spec.title} again"))
+                continue
+            seen.add(learnt)
+            val = source.store.load("val", dataset=source.dataset, spec=source.info.spec) if tune == "val" else None
+            key: tuple[str, str, bytes] | None = None
+            for kind in kinds:
+                try:
+                    trained = train(kind, training, tune=tune, val=val, seed=seed)
+                except HeadError as error:
+                    remarks.append((source.dataset, f"not fitted: {kind} on {source.info.spec.title}: {error}"))
+                    continue
+                finally:
+                    done += 1
+                    report(done, total)
+                file = folder / f"{source.dataset}-{kind}-{_slug(source)}.head"
+                head = _written(file, trained, training, source)
+                samples = _in_order_of_content(head.samples(source.store, place, source.dataset))
+                key = (source.dataset, place, _identity(samples))
+                classes = groups[key][0].measured.classes if key in groups else head.classes
+                fitted = _Fitted(
+                    source=source,
+                    training=trained,
+                    n_train=len(training),
+                    head=head,
+                    head_bytes=file.stat().st_size,
+                    file=str(file) if save else "",
+                    seconds_a_picture=_predict_seconds(head, samples.X) / len(samples),
+                    measured=measure(head, samples, classes),
+                )
+                groups.setdefault(key, []).append(fitted)
+            if key is not None and key not in notes:
+                notes[key] = [*(["there is no test split: this is val"] if on is None and place == "val" else [])]
+                notes[key] += copies_note(samples)
+    if not groups:
+        raise HeadError(f"no head could be fitted; {remarks[0][1]}")
+    for key in groups:
+        notes[key] += [note for dataset, note in remarks if dataset == key[0]]
+    return [_ranking(key[0], key[1], fitted, notes[key], seed) for key, fitted in groups.items()]
+
+
+def find_sources(
+    stores: Sequence[FeatureStore], wanted: Sequence[str] = (), dataset: str | None = None
+) -> list[Source]:
+    """Return the features of every image set that cover it; see `compare`.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or a name in `wanted` fits none.
+    """
+    found: list[Source] = []
+    for store in stores:
+        infos = store.features()
+        held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
+        for name, view in store.views().items():
+            if dataset in (None, name):
+                covering = [i for fp, i in infos.items() if np.isin(view.digests, held[fp]).all()]
+                found += [Source(store, name, info) for info in covering]
+    where = ", ".join(str(store.path) for store in stores)
+    if not found:
+        sets = ", ".join(sorted({name for store in stores for name in store.views()})) or "none"
+        named = f"the image set {dataset!r}" if dataset is not None else "any image set"
+        raise StoreError(f"{where} holds no features of every picture of {named}; image sets: {sets}")
+    for name in wanted:
+        if not any(_is_called(source.info, name) for source in found):
+            titles = "; ".join(dict.fromkeys(f"{s.info.spec.title} ({s.info.spec.fingerprint[:12]})" for s in found))
+            raise StoreError(f"{where} holds no features {name!r}, only {titles}: name some of these with --features")
+    if wanted:
+        return [source for source in found if any(_is_called(source.info, name) for name in wanted)]
+    # of several views of one thing the centre stands for it
+    keys = {(source.dataset, *source.key) for source in found}
+    return [s for s in found if not (_centre(s) != s.key and (s.dataset, *_centre(s)) in keys)]
+
+
+def _centre(source: Source) -> tuple[str, str]:
+    spec = dataclasses.replace(source.info.spec, view="center")
+    return spec.fingerprint, str(source.store.path)
+
+
+def _is_called(info: FeatureInfo, name: str) -> bool:
+    spec = info.spec
+    names = (spec.backbone, spec.backbone.split("/")[-1], spec.title, spec.layer)
+    asked = (request.get("backbone") for request in info.requests)
+    return spec.fingerprint.startswith(name) or name in names or name in asked
+
+
+def measured_split(source: Source, on: str | None) -> str:
+    """Return the split to measure on: the one named, or test, or val where there is no test."""
+    if on is not None:
+        return on
+    splits = source.store.splits(source.dataset)
+    return "test" if "test" in splits or "val" not in splits else "val"
+
+
+@contextlib.contextmanager
+def _folder(save: Path | None) -> Iterator[Path]:
+    if save is None:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+    else:
+        save.mkdir(parents=True, exist_ok=True)
+        yield save
+
+
+def _written(file: Path, trained: Training, samples: Samples, source: Source) -> TrainedHead:
+    """Write a head and read it back: what is measured is what a user would have."""
+    info = source.info
+    weights_file = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
+    request = info.requests[0] if info.requests else {}
+    save_head(file, trained, samples, request=request, weights_file=weights_file)
+    return load_head(file)
+
+
+def _slug(source: Source) -> str:
+    title = source.info.spec.title.split("/", 1)[-1]
+    clean = "".join(c if c.isalnum() or c in "._" else "-" for c in title)
+    return f"{clean}-{source.info.spec.fingerprint[:8]}-{source.store.path.stem}"
+
+
+def _in_order_of_content(samples: Samples) -> Samples:
+    """Return the pictures in an order that does not depend on the store."""
+    names = np.array(samples.classes)[samples.y]
+    return samples.take(np.lexsort((names, samples.digests)))
+
+
+def _identity(samples: Samples) -> bytes:
+    names = np.array(samples.classes)[samples.y].tolist()
+    return repr(list(zip(samples.digests.tolist(), names, strict=True))).encode()
+
+
+def _predict_seconds(head: TrainedHead, X: Array) -> float:
+    times = []
+    for _ in range(_TIMINGS):
+        start = time.perf_counter()
+        head.predict_proba(X)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _ranking(dataset: str, split: str, fitted: list[_Fitted], notes: list[str], seed: int) -> Ranking:
+    names = _names(fitted)
+    by_name = dict(zip(names, fitted, strict=True))
+    renamed = [
+        dataclasses.replace(f.measured, head=dataclasses.replace(f.head, name=name)) for name, f in by_name.items()
+    ]
+    scores = rank(renamed, seed=seed)
+    pairs = compare_pairs(scores, with_best=True)
+    ties = {scores[0].head} | {pair.b for pair in pairs if pair.p_holm >= ALPHA}
+    entries = [_entry(s, by_name[s.head], s.head in ties) for s in scores]
+    if len({e.n_train for e in entries}) > 1:
+        notes = [*notes, "the stores have different training splits: n_train says how many pictures each head saw"]
+    common = [note for note in scores[0].notes if all(note in s.notes for s in scores)]
+    return Ranking(
+        dataset=dataset,
+        split=split,
+        n=len(scores[0].correct),
+        classes=fitted[0].measured.classes,
+        entries=entries,
+        pairs=pairs,
+        separation=separation(scores[0].correct, scores[1].correct) if len(scores) > 1 else None,
+        optimism=winners_optimism(
+            np.array([s.accuracy for s in scores]), np.stack([s.drawn["accuracy"] for s in scores], axis=1)
+        ),
+        notes=[*notes, *common],
+    )
+
+
+def _names(fitted: list[_Fitted]) -> list[str]:
+    """Return what tables call the heads: kind and features, and as much more as tells them apart."""
+    titles = [f.source.info.spec.title.split("/", 1)[-1] for f in fitted]
+    for more in ([f.source.info.spec.fingerprint[:8] for f in fitted], [str(f.source.store.path) for f in fitted]):
+        of_title: dict[str, set[str]] = {}
+        for title, detail in zip(titles, more, strict=True):
+            of_title.setdefault(title, set()).add(detail)
+        titles = [f"{t} ({m})" if len(of_title[t]) > 1 else t for t, m in zip(titles, more, strict=True)]
+    return [f"{f.training.kind} on {title}" for f, title in zip(fitted, titles, strict=True)]
+
+
+def _entry(scores: Scores, fitted: _Fitted, tie: bool) -> Entry:
+    info = fitted.source.info
+    return Entry(
+        name=scores.head,
+        kind=fitted.training.kind,
+        features=info.spec.title,
+        fingerprint=info.spec.fingerprint,
+        store=str(fitted.source.store.path),
+        params=fitted.training.params,
+        cv_accuracy=fitted.training.cv_accuracy,
+        n_train=fitted.n_train,
+        fit_seconds=fitted.training.seconds,
+        predict_microseconds=1e6 * fitted.seconds_a_picture,
+        head_bytes=fitted.head_bytes,
+        feature_bytes=info.dim * np.dtype(info.dtype).itemsize,
+        engines=sorted({run["engine"] for run in info.provenance if "engine" in run}),
+        file=fitted.file,
+        scores=scores,
+        tie=tie,
+    )
+
+
+def all_kinds(kinds: Sequence[str]) -> list[str]:
+    """Return the heads named, each once; ``all`` is every one."""
+    return list(HEADS) if "all" in kinds else list(dict.fromkeys(kinds))

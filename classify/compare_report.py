@@ -1,0 +1,119 @@
+"""What `compare` prints: a ranking for each image set, the tests against the best, and what they could have seen."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from classify.charts import ranking_chart
+from classify.compare import Ranking
+from classify.evaluate import SCORE_TITLES
+from classify.statistics import LARGE
+from data.terminal import duration, printable, size
+
+
+def print_ranking(console: Console, ranking: Ranking) -> None:
+    """Print one image set's ranking and what can be said of it."""
+    console.print(
+        f"{printable(ranking.dataset)}, {printable(ranking.split)}: {ranking.n} pictures, {len(ranking.classes)} "
+        "classes; accuracy with 95% interval",
+        style="bold",
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right")
+    table.add_column("head on features", overflow="fold")
+    for column in ("accuracy", "log-loss", "ECE", "fit", "predict", "head", "a picture", "against the best"):
+        table.add_column(column, justify="left" if column.startswith("against") else "right", no_wrap=True)
+    p_values = {pair.b: pair.p_holm for pair in ranking.pairs}
+    for place, entry in enumerate(ranking.entries, 1):
+        s = entry.scores
+        verdict = "" if place == 1 else f"{'tie' if entry.tie else 'worse'}, p = {p_values[entry.name]:.2g}"
+        table.add_row(
+            str(place),
+            printable(entry.name),
+            f"{s.accuracy:.3f} [{s.accuracy_ci95[0]:.3f}, {s.accuracy_ci95[1]:.3f}]",
+            f"{s.log_loss:.3f}",
+            f"{s.ece:.3f}",
+            duration(entry.fit_seconds),
+            f"{entry.predict_microseconds:.3g} us",
+            size(entry.head_bytes),
+            size(entry.feature_bytes),
+            verdict,
+            style="" if entry.tie else "dim",
+        )
+    console.print(table)
+    _print_tests(console, ranking)
+    for line in conclusions(ranking):
+        console.print(line)
+    for note in ranking.notes:
+        console.print(f"note: {printable(note)}")
+
+
+def _print_tests(console: Console, ranking: Ranking) -> None:
+    """Print how the heads that tie differ from the best in the other scores, with corrected p-values."""
+    ties = {entry.name for entry in ranking.entries if entry.tie}
+    pairs = [pair for pair in ranking.pairs if pair.b in ties]
+    if not pairs:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("best less", overflow="fold")
+    for name in pairs[0].bootstrap:
+        table.add_column(SCORE_TITLES[name], justify="right", no_wrap=True)
+    for pair in pairs:
+        cells = (f"{found['difference']:+.3f}, p = {found['p_holm']:.2f}" for found in pair.bootstrap.values())
+        table.add_row(printable(pair.b), *cells)
+    console.print()
+    console.print(table)
+
+
+def conclusions(ranking: Ranking) -> list[str]:
+    """Return in sentences which heads tie, what would separate the two best, and how far the best flatters itself."""
+    if ranking.separation is None:
+        return []
+    found = ranking.separation
+    ties = sum(entry.tie for entry in ranking.entries) - 1
+    of_others = f"{ties} of the {len(ranking.pairs)} others" if len(ranking.pairs) > 1 else "The other" * bool(ties)
+    group = f"{of_others} cannot be told from the best" if ties else "The best is better than all others"
+    lines = [f"{group} (McNemar's exact test, Holm's correction over {_count(len(ranking.pairs), 'pair')})."]
+    if found.pictures is None:
+        separate = "No number of test pictures would separate the two best: here they are equal."
+    else:
+        number = f"{found.pictures:,}" if found.pictures <= LARGE else f"more than {LARGE:,}"
+        separate = (
+            f"To separate the two best ({found.difference:+.4f}) would take {number} test pictures like these "
+            "(80% power, alpha 0.05; Connor 1987, made exact)."
+        )
+    if found.discordant == 0:
+        detect = "They are right and wrong on the same pictures."
+    else:
+        detect = f"One of the two alone is right on {100 * found.discordant:.1f}% of the pictures; at that rate " + (
+            f"these {ranking.n} would show a difference of {found.detectable:.3f}."
+            if found.detectable is not None
+            else f"these {ranking.n} are too few to show any difference."
+        )
+    lines.append(f"{separate} {detect}")
+    lines.append(
+        f"This is a measurement: nothing was chosen on {ranking.split}. If you now take the best for its figure, "
+        f"that figure is optimistic by about {max(ranking.optimism, 0):.3f} (bootstrap), so expect "
+        f"{ranking.entries[0].scores.accuracy - max(ranking.optimism, 0):.3f} on new pictures."
+    )
+    return lines
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def draw_rankings(path: Path, rankings: list[Ranking]) -> list[Path]:
+    """Draw each ranking on a PNG of its own: the path as it is, then with -2, -3, ... before its end."""
+    paths = []
+    for number, ranking in enumerate(rankings, 1):
+        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        ranking_chart(
+            target,
+            [(e.name, e.scores.accuracy, e.scores.accuracy_ci95, e.tie) for e in ranking.entries],
+            title=f"{ranking.dataset}, {ranking.split}: {ranking.n} pictures",
+            remark="blue: cannot be told from the best (McNemar's exact test, Holm's correction)",
+        )
+        paths.append(target)
+    return paths
