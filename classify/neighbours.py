@@ -34,7 +34,7 @@ class KNNHead(Head):
     --------
     >>> import numpy as np
     >>> X, y = np.array([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0]]), np.array(["ant", "ant", "bee"])
-    >>> KNNHead(k=2).fit(X, y).predict(np.array([[2.0, 0.3], [0.0, 9.0]]))
+    >>> KNNHead(k=1).fit(X, y).predict(np.array([[2.0, 0.3], [0.0, 9.0]]))
     array(['ant', 'bee'], dtype='<U3')
     """
 
