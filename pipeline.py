@@ -327,8 +327,6 @@ def _list_layers(backbones: list[str], console: "Console") -> Result:
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `fit`."""
     from classify.artifact import refuse_overwrite, save_head
-    from classify.protocols import repeat
-    from classify.protocols_report import print_repeats
     from classify.report import print_training
     from classify.selection import train
     from data.store import FeatureStore
@@ -364,6 +362,8 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
 
         repeats = None
         if arguments.repeats:
+            from classify.protocols import repeat
+
             repeats = repeat(train_with, range(arguments.seed, arguments.seed + arguments.repeats))
         training = repeats.trainings[0] if repeats else train_with(arguments.seed)
     held = store.features()
@@ -380,6 +380,8 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     n_train = len(samples.labelled())
     print_training(console, training, n_train, 1 + len(samples.others), str(output))
     if repeats:
+        from classify.protocols_report import print_repeats
+
         print_repeats(console, repeats)
     return {
         "head": str(output),
