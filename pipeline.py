@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from classify.selection import Training
 
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
 _HEADS = ("lr", "svm", "mlp", "knn", "bayes", "centroid", "ridge", "lda")
+_TUNE = ("cv", "val", "loo", "none")
 _ENGINES = ("auto", "torch", "onnx")
 _PRECISIONS = ("auto", "float32", "fp16", "bf16")
 _DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
@@ -140,13 +140,25 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = _verb(verbs, "fit", run_fit, "train a classifier on stored features")
     add("store", metavar="STORE")
-    add("--head", required=True, choices=_HEADS, help="kind of classifier")
-    add("-o", "--output", metavar="HEAD", help="file to write the head to; --shots and --curve write none")
+    add("--head", required=True, choices=(*_HEADS, "all"), help="kind of classifier; all: each of them, ranked")
+    add("-o", "--output", metavar="HEAD", help="file to write the head to, or of all a folder; --shots and --curve "
+        "write none")
     add("--split", default="train", help="what to train on (default: %(default)s)")
-    add("--tune", default="cv", choices=("cv", "val", "none"), help="choose the regularisation by 5-fold "
-        "cross-validation on the training split, by the val split, or not (default: %(default)s)")
-    add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01 "
-        "or hidden=64,32, instead of choosing it")
+    add("--tune", default="cv", choices=_TUNE, help="choose the regularisation by 5-fold cross-validation on the "
+        "training split, by the val split, by leaving each picture out (ridge), or not (default: %(default)s)")
+    add("--rule", default="best", choices=("best", "one-se"), help="one-se: the strongest regularisation within one "
+        "standard error of the best (default: %(default)s)")
+    add("--grid", nargs=3, metavar=("LOW", "HIGH", "N"), help="N values between two, evenly in the logarithm, of what "
+        "is chosen, such as 1e-6 1e5 45 for C")
+    add("--nested", action="store_true", help="measure the choice too: cross-validation around the cross-validation")
+    add("--calibrate", default="temperature", choices=("temperature", "platt", "none"), help="how scores become "
+        "probabilities (default: %(default)s)")
+    add("--memory", type=_bytes, metavar="SIZE", help="such as 2GB: features that take more are read in chunks, by lr, "
+        "svm, ridge and lda")
+    add("--png", type=_png, metavar="FILE.png", help="draw the accuracy along the values that were tried, or against "
+        "the number of pictures")
+    add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, "
+        "instead of choosing it")
     add("--class-weight", choices=("balanced",), help="let every class weigh the same")
     add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
     add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
@@ -162,7 +174,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--curve); without these, seeds of the folds: the head of the first is written")
     add("--on", metavar="SPLIT", help="what --shots and --curve measure on (default: test, or val where there is no "
         "test)")
-    add("--png", type=_png, metavar="FILE.png", help="draw the accuracy against the number of pictures")
 
     add = _verb(verbs, "eval", run_eval, "measure heads on a split and rank them")
     add("heads", metavar="HEAD", nargs="+")
@@ -191,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dataset", metavar="NAME", help="one image set (default: all, each with a ranking of its own)")
     add("--split", default="train", help="what to train on (default: %(default)s)")
     add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test)")
-    add("--tune", default="cv", choices=("cv", "val", "none"), help="as for fit (default: %(default)s)")
+    add("--tune", default="cv", choices=_TUNE, help="as for fit (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the folds, the heads and the bootstrap (default: %(default)s)")
     add("--save", metavar="FOLDER", help="write the heads there")
     add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
@@ -326,77 +337,47 @@ def _list_layers(backbones: list[str], console: "Console") -> Result:
 
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `fit`."""
-    from classify.artifact import refuse_overwrite, save_head
-    from classify.report import print_training
-    from classify.selection import train
-    from data.store import FeatureStore
+    from classify.fitting import Fitting
+    from classify.report import print_heads, print_training
     from data.terminal import ProgressDisplay
 
     if arguments.shots or arguments.curve:
         return _run_protocol(arguments, console)
     if not arguments.output:
         _wrong_usage("fit", "name the file to write the head to with -o HEAD; only --shots and --curve write none")
-    if arguments.png or arguments.on:
-        _wrong_usage("fit", "--png and --on belong to --shots and --curve: name one of these too")
-    refuse_overwrite(Path(arguments.output))
-    store = FeatureStore(arguments.store)
-    samples = store.load(
-        arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
+    if arguments.on:
+        _wrong_usage("fit", "--on belongs to --shots and --curve: name one of these too")
+    fitting = Fitting(
+        arguments.store,
+        split=arguments.split,
+        dataset=arguments.dataset,
+        features=arguments.features,
+        augment=arguments.augment,
+        memory=arguments.memory,
+        tune=arguments.tune,
+        rule=arguments.rule,
+        grid=_grid(arguments.grid) if arguments.grid else None,
+        params=_parameters(arguments.param),
+        class_weight=arguments.class_weight,
+        calibration=arguments.calibrate,
+        seed=arguments.seed,
+        nested=arguments.nested,
+        repeats=arguments.repeats,
+        png=arguments.png,
     )
-    val = None
-    if arguments.tune == "val":
-        val = store.load("val", dataset=samples.dataset, spec=samples.specs)
     with ProgressDisplay(console, "fits") as display:
-
-        def train_with(seed: int) -> "Training":
-            return train(
-                arguments.head,
-                samples,
-                tune=arguments.tune,
-                val=val,
-                params=_parameters(arguments.param),
-                class_weight=arguments.class_weight,
-                seed=seed,
-                on_progress=display.update,
-            )
-
-        repeats = None
-        if arguments.repeats:
-            from classify.protocols import repeat
-
-            repeats = repeat(train_with, range(arguments.seed, arguments.seed + arguments.repeats))
-        training = repeats.trainings[0] if repeats else train_with(arguments.seed)
-    held = store.features()
-    sources = [held[spec.fingerprint].source for spec in samples.specs]
-    output = Path(arguments.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_head(
-        output,
-        training,
-        samples,
-        request=[source.request for source in sources],
-        weights_file=[source.weights_file for source in sources],
-    )
-    n_train = len(samples.labelled())
-    print_training(console, training, n_train, 1 + len(samples.others), str(output))
-    if repeats:
-        from classify.protocols_report import print_repeats
-
-        print_repeats(console, repeats)
-    return {
-        "head": str(output),
-        "kind": training.kind,
-        "params": training.params,
-        "features": [spec.title for spec in samples.specs],
-        "cv_accuracy": training.cv_accuracy,
-        "tuned_on": training.tuned_on,
-        "candidates": [vars(candidate) for candidate in training.candidates],
-        "n_train": n_train,
-        "views": 1 + len(samples.others),
-        "seconds": round(training.seconds, 3),
-        "notes": training.notes,
-        **({"repeats": repeats.as_json()} if repeats else {}),
-    }, 0
+        fitting.open()
+        if arguments.head == "all":
+            found = fitting.fit_all(Path(arguments.output), display.update)
+        else:
+            found = [fitting.fit(arguments.head, Path(arguments.output), display.update)]
+    for fitted in found if arguments.head != "all" else []:
+        print_training(console, fitted)
+    if arguments.head == "all":
+        print_heads(console, found, fitting.refused)
+    best = found[0].as_json()
+    ranking = {"ranking": [fitted.as_json() for fitted in found], "refused": fitting.refused}
+    return {**best, **(ranking if arguments.head == "all" else {})}, 0
 
 
 def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -739,6 +720,26 @@ def _png(text: str) -> str:
     if not text.lower().endswith(".png"):
         raise argparse.ArgumentTypeError(f"must end in .png, got {text!r}")
     return text
+
+
+def _grid(texts: list[str]) -> list[float]:
+    """Return N values from LOW to HIGH, evenly in the logarithm."""
+    from data.errors import HeadError
+
+    try:
+        low, high, n = float(texts[0]), float(texts[1]), int(texts[2])
+        if not (0 < low < high and n > 1):
+            raise ValueError
+    except ValueError:
+        raise HeadError(f"--grid takes LOW HIGH N, such as 1e-6 1e5 45: got {' '.join(texts)}") from None
+    return [low * (high / low) ** (i / (n - 1)) for i in range(n)]
+
+
+def _bytes(text: str) -> int:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if text.lower().endswith(unit.lower()) and text[:-2].replace(".", "", 1).isdigit():
+            return int(float(text[:-2]) * scale)
+    raise argparse.ArgumentTypeError(f"must be a size such as 2GB or 500MB, got {text!r}")
 
 
 def _parameters(pairs: list[str]) -> dict[str, Any]:

@@ -83,8 +83,8 @@ def path_chart(
             axes.set_ylabel(f"held-out {name}")
             if (value > 0).all():
                 axes.set_xscale("log")
-            ticks = value[:: max(1, len(value) // 8)]
-            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            ticks = value[:: -(-len(value) // 8)]
+            axes.set_xticks(ticks, [f"{t:.2g}" for t in ticks])
             axes.minorticks_off()
         low, high = top.get_ylim()
         top.set_ylim(low, high + 0.25 * (high - low))  # room for what is written there
@@ -101,7 +101,7 @@ def path_chart(
             place = list(order).index(index) / len(order)
             right = place > 0.6 or (place > 0.3 and at < candidates[chosen][0])
             top.annotate(
-                f"{name}: {parameter} = {at:g}, accuracy {of_it[1]:.3f}",
+                f"{name}: {parameter} = {at:.3g}, accuracy {of_it[1]:.3f}",
                 (at, height),
                 xycoords=("data", "axes fraction"),
                 xytext=(-8 if right else 8, -4),

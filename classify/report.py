@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from classify.evaluate import SCORE_TITLES, Evaluation
+from classify.fitting import Fitted
+from classify.protocols_report import print_repeats
 from classify.selection import Training
+from classify.statistics import wilson_interval
 from data.terminal import duration, printable
 
 # Above this many classes the confusion matrix is left to the JSON.
@@ -18,28 +21,91 @@ _MATRIX_CLASSES = 12
 _WORST_CLASSES = 10
 
 
-def print_training(console: Console, training: Training, n_train: int, views: int, path: str) -> None:
+def print_training(console: Console, fitted: Fitted) -> None:
     """Print what was tried, what was chosen and where the head is."""
-    if len(training.candidates) > 1:
-        name = next(k for k, v in training.params.items() if len({str(c.params[k]) for c in training.candidates}) > 1)
-        source = {"cv": f"{training.folds}-fold cross-validation", "val": "val"}[training.tuned_on]
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in (name, "accuracy", "log-loss", ""):
-            table.add_column(column, justify="left" if column == "" else "right")
-        for candidate in training.candidates:
-            chosen = candidate.params == training.params
-            row = (f"{candidate.params[name]:g}", f"{candidate.accuracy:.4f}", f"{candidate.log_loss:.4f}")
-            table.add_row(*row, f"chosen by {source}" if chosen else "", style="bold" if chosen else "")
-        console.print(table)
+    training, n_train, views = fitted.training, len(fitted.samples), 1 + len(fitted.samples.others)
+    if training.along is not None:
+        _print_path(console, training, training.along)
     for note in training.notes:
         console.print(f"note: {note}")
-    score = f", cross-validated accuracy {training.cv_accuracy:.4f}" if training.cv_accuracy is not None else ""
-    settings = ", ".join(f"{k} = {v}" for k, v in training.params.items())
+    score = ""
+    if training.cv_accuracy is not None:
+        deviation = training.candidates[training.chosen].deviation
+        spread = f" (deviation {deviation:.4f} between folds)" if deviation else ""
+        score = f", cross-validated accuracy {training.cv_accuracy:.4f}{spread}"
+    settings = ", ".join(f"{k} = {_short(v)}" for k, v in training.params.items())
     console.print(
         f"{training.kind}{f' ({settings})' if settings else ''} trained on {n_train} pictures"
         f"{f' in {views} views' if views > 1 else ''} in {duration(training.seconds)}{score}",
     )
-    console.print(f"wrote {path}")
+    if training.gap:
+        console.print(f"its objective is within {training.gap:.0e} of the optimum, relatively (duality gap)")
+    _print_calibration(console, training)
+    if fitted.nested:
+        around = fitted.nested
+        interval = wilson_interval(around.right, around.n)
+        console.print(f"nested cross-validation, the choice included: accuracy {_with(around.accuracy, interval)}")
+    if fitted.repeats:
+        print_repeats(console, fitted.repeats)
+    console.print(f"wrote {printable(str(fitted.path))}{f' and {fitted.chart}' if fitted.chart else ''}")
+
+
+def print_heads(console: Console, found: list[Fitted], refused: dict[str, str]) -> None:
+    """Print one ranking of all kinds of heads, by what was held out of the training pictures."""
+    held_out = {"val": "on val", "loo": "left out in turn"}.get(found[0].training.tuned_on, "cross-validated")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "head", held_out, "deviation", "log-loss", "ECE", "seconds", "setting"):
+        table.add_column(column, justify="left" if column in ("head", "setting") else "right", no_wrap=True)
+    for rank, fitted in enumerate(found, 1):
+        training = fitted.training
+        chosen = training.candidates[training.chosen] if training.candidates else None
+        after = training.calibration.after if training.calibration else None
+        table.add_row(
+            str(rank),
+            training.kind,
+            f"{chosen.accuracy:.4f}" if chosen else "-",
+            f"{chosen.deviation:.4f}" if chosen else "-",
+            f"{after.log_loss:.4f}" if after else "-",
+            f"{after.ece:.3f}" if after else "-",
+            f"{training.seconds:.2f}",
+            ", ".join(f"{k} = {_short(v)}" for k, v in training.params.items()),
+        )
+    console.print(table)
+    for fitted in found:
+        for note in fitted.training.notes:
+            console.print(f"note: {fitted.training.kind}: {note}")
+    for kind, reason in refused.items():
+        console.print(f"note: {kind} was left out: {reason}")
+    console.print(
+        f"wrote {len(found)} heads to {printable(str(found[0].path.parent))}; the ranking is of held-out training "
+        "pictures: `eval` measures them on others"
+    )
+
+
+def _print_path(console: Console, training: Training, name: str) -> None:
+    folds = f"{training.folds}-fold cross-validation"
+    source = {"cv": folds, "val": "val", "loo": "leaving each out"}[training.tuned_on]
+    rule = ", one-standard-error rule" if training.rule == "one-se" else ""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in (name, "accuracy", "deviation", "log-loss", ""):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for candidate in training.candidates:
+        chosen = candidate.params == training.params
+        row = [_short(candidate.params[name]), f"{candidate.accuracy:.4f}", f"{candidate.deviation:.4f}"]
+        row += [f"{candidate.log_loss:.4f}", f"chosen by {source}{rule}" if chosen else ""]
+        table.add_row(*row, style="bold" if chosen else "")
+    console.print(table)
+
+
+def _print_calibration(console: Console, training: Training) -> None:
+    calibration = training.calibration
+    if calibration is None or calibration.before is None or calibration.after is None or calibration.method == "none":
+        return
+    before, after = calibration.before, calibration.after
+    console.print(
+        f"probabilities by {calibration.method}, on held-out pictures: calibration error {before.ece:.3f} -> "
+        f"{after.ece:.3f}, log-loss {before.log_loss:.3f} -> {after.log_loss:.3f}"
+    )
 
 
 def print_evaluation(console: Console, result: Evaluation) -> None:
@@ -141,6 +207,10 @@ def _short_names(paths: list[str]) -> dict[str, str]:
 
 def _with(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _share(value: float | None) -> str:

@@ -103,6 +103,18 @@ class Training:
         """The number of the chosen candidate."""
         return next((i for i, c in enumerate(self.candidates) if c.params == self.params), 0)
 
+    @property
+    def along(self) -> str | None:
+        """The parameter that the candidates differ in; None where one setting was tried."""
+        return next((k for k in self.params if len({str(c.params[k]) for c in self.candidates}) > 1), None)
+
+    @property
+    def one_standard_error(self) -> int | None:
+        """The candidate that the one-standard-error rule gives; None where folds say nothing of errors."""
+        if self.tuned_on != "cv" or self.folds < 2:
+            return None
+        return within_one_standard_error(self.candidates, _best(self.candidates), self.folds)
+
     def as_json(self) -> dict[str, Any]:
         """Return all but the arrays, as `fit --json` prints it."""
         calibration = self.calibration
@@ -136,7 +148,7 @@ def train(
     grid: Sequence[Any] | None = None,
     rule: str = "best",
     class_weight: str | None = None,
-    calibration_method: str = "temperature",
+    calibration: str = "temperature",
     seed: int = 0,
     memory: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -169,7 +181,7 @@ def train(
         (Breiman et al. 1984, Classification and Regression Trees, section 3.4.3).
     class_weight : str, optional
         ``balanced``: each class weighs the same whatever its size.
-    calibration_method : str
+    calibration : str
         See `classify.calibration.calibrate`.
     seed : int
         Of the folds and of the head's own randomness.
@@ -194,8 +206,8 @@ def train(
     settings = _grid(kind, fixed, tune, grid)
     if rule not in RULES:
         raise HeadError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
-    if calibration_method not in METHODS:
-        raise HeadError(f"no way to calibrate {calibration_method!r}: choose one of {', '.join(METHODS)}")
+    if calibration not in METHODS:
+        raise HeadError(f"no way to calibrate {calibration!r}: choose one of {', '.join(METHODS)}")
     if tune == "val":
         design = Design.validation(samples, val)
     elif tune == "loo":
@@ -223,8 +235,8 @@ def train(
         else:
             X, y = samples.training()
             head.fit(scaler.transform(X), y)
-    calibration = _calibrated(tried, best, design, len(settings), calibration_method)
-    head.scale_, head.bias_ = calibration.scale, calibration.bias
+    calibrated = _calibrated(tried, best, design, len(settings), calibration)
+    head.scale_, head.bias_ = calibrated.scale, calibrated.bias
     gap = getattr(head, "gap_", None)
     report(total, total)
     return Training(
@@ -241,7 +253,7 @@ def train(
         notes=_notes(kind, head, settings, best, candidates),
         rule=rule,
         gap=gap,
-        calibration=calibration,
+        calibration=calibrated,
     )
 
 
@@ -295,14 +307,20 @@ def _calibrated(tried: list[Trial], best: int, design: Design, n_settings: int, 
 
 
 def _choose(candidates: list[Candidate], design: Design, rule: str) -> int:
-    order = sorted(range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i))
-    if not order:
+    if not candidates:
         return 0
-    best = candidates[order[0]]
-    if rule == "best" or not best.deviation:
-        return order[0]
-    error = best.deviation / np.sqrt(design.n_folds)
-    return next(i for i, c in enumerate(candidates) if c.accuracy >= best.accuracy - error)
+    best = _best(candidates)
+    return within_one_standard_error(candidates, best, design.n_folds) if rule == "one-se" else best
+
+
+def _best(candidates: list[Candidate]) -> int:
+    return min(range(len(candidates)), key=lambda i: (-candidates[i].accuracy, candidates[i].log_loss, i))
+
+
+def within_one_standard_error(candidates: list[Candidate], best: int, n_folds: int) -> int:
+    """Return the strongest regularisation whose accuracy is within one standard error of the best one's."""
+    enough = candidates[best].accuracy - candidates[best].deviation / np.sqrt(max(n_folds, 1))
+    return next(i for i, candidate in enumerate(candidates) if candidate.accuracy >= enough)
 
 
 def _accuracy(correct: npt.NDArray[np.bool_], truth: Array, balanced: bool) -> float:

@@ -21,6 +21,8 @@ from data.store import Samples
 
 # Scores of all settings that are kept to fit probabilities on, at most: 256 MB of float64.
 _KEPT_SCORES = 1 << 25
+# To rank settings less precision will do than for the head that is kept.
+_RANKING = {"tolerance": 10.0, "stall": 10.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +159,12 @@ def _along_path(
     assert isinstance(first, PathHead)
     task = task_of(design, class_weights, None, block)
     values = [getattr(head, first.along) for head in heads]
+    options = first.options()
+    for name, factor in _RANKING.items():
+        if name in options:
+            options[name] *= factor
     of_value: dict[Any, Trial] = {}
-    for fit in first.path(task, list(dict.fromkeys(values)), **first.options()):
+    for fit in first.path(task, list(dict.fromkeys(values)), **options):
         of_value[fit.value] = _measured(fit, task.moments, design, block, kept)
         report(len(of_value) * design.n_folds)
     return [of_value[value] for value in values]
