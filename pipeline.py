@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
-_HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda")
+_HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda", "stack", "head2toe")
 _ENGINES = ("auto", "torch", "onnx")
 _PRECISIONS = ("auto", "float32", "fp16", "bf16")
 _DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"

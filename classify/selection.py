@@ -1,6 +1,7 @@
 """Training a head honestly: standardisation, the choice of regularisation, calibration; test is never seen."""
 
 import dataclasses
+import itertools
 import os
 import time
 import warnings
@@ -15,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from classify.head import Array, Floats, Head, softmax
-from classify.heads import HEADS
+from classify.heads import GIVEN, HEADS, given_by
 from data.errors import HeadError
 from data.store import Samples
 
@@ -150,7 +151,8 @@ def train(
     outsides = _outsides(samples, tune, val, seed)
     if not outsides:  # one picture of each class: nothing can be held out
         grid = _grid(kind, fixed, "none")
-    made = [lambda p=p: HEADS[kind](**p, class_weight=class_weight, random_state=seed) for p in grid]
+    given = given_by(samples, kind)
+    made = [lambda p=p: HEADS[kind](**p, **given, class_weight=class_weight, random_state=seed) for p in grid]
     total = len(outsides) * len(grid) + 1
     report = on_progress or (lambda done, total: None)
     with warnings.catch_warnings():
@@ -327,14 +329,13 @@ def _grid(kind: str, fixed: dict[str, Any], tune: str) -> list[dict[str, Any]]:
         raise HeadError(f"no way to tune {tune!r}: choose one of {', '.join(TUNE)}")
     known = HEADS[kind]().get_params()
     for name in fixed:
-        if name not in known or name in ("class_weight", "random_state"):
-            names = ", ".join(k for k in known if k not in ("class_weight", "random_state")) or "none"
+        if name not in known or name in GIVEN:
+            names = ", ".join(k for k in known if k not in GIVEN) or "none"
             raise HeadError(f"head {kind} has no parameter {name!r}, only: {names}")
     free = {name: values for name, values in HEADS[kind].grid.items() if name not in fixed}
     if tune == "none" or not free:
         return [{**fixed, **{name: known[name] for name in free}}]
-    ((name, values),) = free.items()
-    return [{**fixed, name: value} for value in values]
+    return [{**fixed, **dict(zip(free, values, strict=True))} for values in itertools.product(*free.values())]
 
 
 def _check_classes(samples: Samples) -> None:
