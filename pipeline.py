@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
-_HEADS = ("lr", "svm", "mlp", "knn", "centroid", "ridge", "lda", "stack", "head2toe")
+_HEADS = ("lr", "svm", "mlp", "knn", "bayes", "centroid", "ridge", "lda", "stack", "head2toe")
 _ENGINES = ("auto", "torch", "onnx")
 _PRECISIONS = ("auto", "float32", "fp16", "bf16")
 _DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
@@ -143,8 +143,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--split", default="train", help="what to train on (default: %(default)s)")
     add("--tune", default="cv", choices=("cv", "val", "none"), help="choose the regularisation by 5-fold "
         "cross-validation on the training split, by the val split, or not (default: %(default)s)")
-    add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01, "
-        "instead of choosing it")
+    add("--param", action="append", default=[], metavar="NAME=VALUE", help="set a parameter, such as C=0.01 "
+        "or hidden=64,32, instead of choosing it")
     add("--class-weight", choices=("balanced",), help="let every class weigh the same")
     add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
     add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
@@ -556,7 +556,8 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
         if not equals:
             raise HeadError(f"--param takes NAME=VALUE, such as C=0.01: got {pair!r}")
         try:
-            values[name] = int(text) if text.lstrip("-").isdigit() and name != "C" else float(text)
+            numbers = [int(t) if t.lstrip("-").isdigit() and name != "C" else float(t) for t in text.split(",")]
+            values[name] = numbers if "," in text else numbers[0]
         except ValueError:
             values[name] = text
     return values

@@ -129,7 +129,7 @@ def save_head(
         **_features(samples, request, weights_file),
         "kind": training.kind,
         "params": training.head.get_params(),
-        "scale": training.head.scale_,
+        "scale": _plain(training.head.scale_),
         "classes": samples.classes,
         "trained_on": {
             "dataset": samples.dataset,
@@ -147,6 +147,8 @@ def save_head(
         },
         "versions": {"penult": VERSION, "scikit-learn": version("scikit-learn"), "numpy": version("numpy")},
     }
+    if np.any(training.head.bias_):
+        info["bias"] = _plain(training.head.bias_)
     arrays = {f"head.{name}": array for name, array in training.head.state().items()}
     arrays["scaler.mean"] = training.scaler.mean
     arrays["scaler.scale"] = training.scaler.scale
@@ -200,7 +202,7 @@ def load_head(path: Path) -> TrainedHead:
         params = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(info["params"]).items()}
         head = HEADS[info["kind"]](**params)
         state = {name[5:]: array for name, array in arrays.items() if name.startswith("head.")}
-        head.restore(state, len(info["classes"]), info["scale"])
+        head.restore(state, len(info["classes"]), _factor(info["scale"]), _factor(info.get("bias", 0.0)))
         return TrainedHead(
             name=str(path),
             kind=info["kind"],
@@ -218,6 +220,14 @@ def load_head(path: Path) -> TrainedHead:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
+
+
+def _plain(factor: float | Floats) -> float | list[float]:
+    return np.asarray(factor, dtype=np.float64).tolist()  # type: ignore[no-any-return]  # a float or a list
+
+
+def _factor(value: float | list[float]) -> float | Floats:
+    return np.asarray(value, dtype=np.float64) if isinstance(value, list) else float(value)
 
 
 def training_identity(samples: Samples) -> str:

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from classify.head import Array, Vectors
+from classify.head import Array, Floats, Vectors
 from data.errors import HeadError
 
 
@@ -22,6 +22,15 @@ def check_widths(widths: tuple[int, ...] | None, d: int, kind: str) -> tuple[int
     if sum(widths) != d or min(widths) < 1:
         raise HeadError(f"the widths of {kind} must be above 0 and sum to the {d} columns of X, got {tuple(widths)}")
     return tuple(widths)
+
+
+def decisions(X: Vectors, columns: slice | npt.NDArray[np.int32], coef: Vectors, intercept: Floats) -> Floats:
+    """Return ``X[:, columns] @ coef.T + intercept`` in float64, by 1,024 rows, as `LinearHead` computes it."""
+    decision = np.empty((len(X), len(coef)))
+    exact = coef.T.astype(np.float64)
+    for start in range(0, len(X), 1024):
+        decision[start : start + 1024] = X[start : start + 1024, columns].astype(np.float64) @ exact
+    return decision + intercept
 
 
 def inner_folds(X: Vectors, y: Array, n_folds: int, views: int, seed: int) -> npt.NDArray[np.int64]:
@@ -45,7 +54,14 @@ def inner_folds(X: Vectors, y: Array, n_folds: int, views: int, seed: int) -> np
     -------
     ndarray of shape (n,), int64
         Fold of each row; -1 where a class has one content only, which always trains.
+
+    Raises
+    ------
+    HeadError
+        If there are not as many rows of each view.
     """
+    if len(X) % views:
+        raise HeadError(f"{len(X)} rows are not {views} views of the same pictures: leave no row of one view out")
     n = len(X) // views
     key = f"fold {seed}".encode()
     contents = [hashlib.blake2b(row.tobytes(), key=key, digest_size=16).digest() for row in X[:n]]

@@ -9,13 +9,12 @@ import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
 from classify.artifact import TrainedHead
+from classify.calibration import calibration_error, log_loss
 from classify.head import Array, Floats
-from classify.selection import log_loss
 from data.errors import HeadError
 from data.store import FeatureStore, Samples
 
 _RESAMPLES = 2000
-_BINS = 15  # as in Guo et al. 2017, arXiv:1706.04599
 ALPHA = 0.05
 
 Interval = tuple[float, float]
@@ -218,14 +217,6 @@ def holm(p_values: list[float]) -> list[float]:
         highest = max(highest, min((len(p_values) - rank) * p_values[i], 1.0))
         adjusted[i] = highest
     return adjusted
-
-
-def calibration_error(probabilities: Floats, correct: npt.NDArray[np.bool_]) -> float:
-    """Return the expected calibration error: |accuracy - confidence| over 15 equal bins, weighted by their size."""
-    confidence = probabilities.max(axis=1)
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def _score(head: TrainedHead, samples: Samples, classes: list[str], seed: int) -> Scores:

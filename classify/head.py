@@ -14,6 +14,8 @@ from data.errors import HeadError
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
+# As in scikit-learn: None, "balanced", or the weight of each label.
+ClassWeight = str | dict[Any, float] | None
 
 
 class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -28,8 +30,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         Labels, sorted.
     n_features_in_ : int
         Length of a vector.
-    scale_ : float
-        Factor on the scores before the softmax: one divided by the temperature, which `classify.selection` fits on
+    scale_, bias_ : float or ndarray of shape (k,)
+        What makes logits of scores, see `logits`: 1 and 0 after `fit`, until `classify.calibration` fits them on
         held-out scores.
     converged_ : bool
         Whether the solver met its stopping rule.
@@ -41,8 +43,10 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     # Whether several may be fitted at once in threads of one process and still give the same result each time.
     thread_safe: ClassVar[bool] = True
 
-    class_weight: str | None
+    class_weight: ClassWeight
     random_state: int
+    scale_: float | Floats
+    bias_: float | Floats
 
     def fit(self, X: Array, y: Array, sample_weight: Array | None = None) -> Self:
         """Learn from vectors and labels.
@@ -65,21 +69,28 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         """
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
-        self.classes_, encoded = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise HeadError(f"one class ({self.classes_[0]}) cannot be told from others: give at least two")
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            if len(np.unique(encoded[weights > 0])) < 2:
-                raise HeadError("rows of one class alone weigh more than nothing: give at least two classes weight")
+            if not weights.all():  # a row without weight is absent: its class too, if it has no other
+                X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise HeadError(f"one class ({self.classes_[0]}) cannot be told from others: give at least two")
         if self.class_weight is not None:
-            of_class = compute_class_weight(self.class_weight, classes=np.arange(len(self.classes_)), y=encoded)
-            weights = of_class[encoded] if weights is None else weights * of_class[encoded]
-        self.scale_ = 1.0
+            weights = self._of_class(y, weights)[encoded] * (1.0 if weights is None else weights)
+        self.scale_, self.bias_ = 1.0, 0.0
         self.converged_ = True
         self._fit(X, encoded, weights)
         return self
+
+    def _of_class(self, y: Array, weights: Floats | None) -> Floats:
+        """Return the class weights, (k,), of labels y (n,) whose rows have `weights`."""
+        of_class: Floats = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
+        if not (of_class > 0).all():
+            name = self.classes_[np.argmin(of_class)]
+            raise HeadError(f"class {name} weighs {of_class.min():g}: give it a weight above 0, or leave its rows out")
+        return of_class
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         """Learn from X (n, d), y (n,) of 0 .. k - 1 and the weight of each row, or None where all weigh 1."""
@@ -92,9 +103,8 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
     def scores(self, X: Array) -> Floats:
         """Return a score for each class, (n, k) float64; binary heads give (-d/2, d/2)."""
         check_is_fitted(self, "classes_")
-        if not len(X):
-            return np.empty((0, len(self.classes_)))
-        return self._scores(validate_data(self, X, reset=False, dtype=np.float32))
+        X = validate_data(self, X, reset=False, dtype=np.float32, ensure_min_samples=0)
+        return self._scores(X) if len(X) else np.empty((0, len(self.classes_)))
 
     def decision_function(self, X: Array) -> Floats:
         """Return the scores as scikit-learn does: (n, k), or (n,) of the second class where there are two."""
@@ -103,20 +113,24 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     def predict_proba(self, X: Array) -> Floats:
         """Return probabilities, (n, k) float64, rows summing to one."""
-        return softmax(self.scale_ * self.scores(X))
+        scores = self.scores(X)
+        return softmax(logits(scores, self.scale_, self.bias_))
 
     def predict(self, X: Array) -> Array:
         """Return the most likely label of each row, (n,)."""
-        return np.asarray(self.classes_[np.argmax(self.scores(X), axis=1)])
+        scores = self.scores(X)
+        return np.asarray(self.classes_[np.argmax(logits(scores, self.scale_, self.bias_), axis=1)])
 
     def state(self) -> dict[str, Array]:
         """Return the learnt arrays by name."""
         return {name: np.ascontiguousarray(getattr(self, name)) for name in self.arrays}
 
-    def restore(self, arrays: dict[str, Array], n_classes: int, scale: float) -> None:
+    def restore(
+        self, arrays: dict[str, Array], n_classes: int, scale: float | Floats, bias: float | Floats = 0.0
+    ) -> None:
         """Take back what `state` gave; labels become 0 .. n_classes - 1."""
         self.classes_ = np.arange(n_classes)
-        self.scale_ = scale
+        self.scale_, self.bias_ = scale, bias
         for name in self.arrays:
             setattr(self, name, arrays[name])
         self.n_features_in_ = self._width()
@@ -132,8 +146,13 @@ class LinearHead(Head):
     arrays = ("coef_", "intercept_")
 
     def _scores(self, X: Vectors) -> Floats:
-        decision = (X @ self.coef_.T).astype(np.float64) + self.intercept_
-        return two_sided(decision)
+        decision = np.empty((len(X), len(self.coef_)))
+        coef = self.coef_.T.astype(np.float64)
+        # in float64, or a row's score would depend, in its seventh digit, on the rows beside it; 1,024 rows of 1,280
+        # are 10 MB
+        for start in range(0, len(X), 1024):
+            np.matmul(X[start : start + 1024].astype(np.float64), coef, out=decision[start : start + 1024])
+        return two_sided(decision + self.intercept_)
 
     def _keep(self, coef: Array, intercept: Array) -> None:
         self.coef_ = np.ascontiguousarray(np.atleast_2d(coef), dtype=np.float32)
@@ -141,6 +160,17 @@ class LinearHead(Head):
 
     def _width(self) -> int:
         return int(self.coef_.shape[1])
+
+
+def logits(scores: Floats, scale: float | Floats, bias: float | Floats) -> Floats:
+    """Return ``scale * scores + bias``, (n, k), whose softmax are the probabilities.
+
+    With a factor for each class, (k,), the scores of a row are taken less their mean: what they have in common says
+    nothing about the classes.
+    """
+    if np.ndim(scale):
+        scores = scores - scores.mean(axis=1, keepdims=True)
+    return np.asarray(scale * scores + bias)
 
 
 def softmax(scores: Floats) -> Floats:

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
-from classify.blocks import check_widths
-from classify.head import Array, Floats, Head, Vectors, two_sided
+from classify.blocks import check_widths, decisions
+from classify.head import Array, ClassWeight, Floats, Head, Vectors, two_sided
 from classify.lasso import group_lasso_path
 from classify.linear import LogisticHead
 from data.errors import HeadError
@@ -28,7 +29,7 @@ class Head2ToeHead(Head):
     Parameters
     ----------
     fraction : float
-        Share of the columns that is kept, at least one.
+        Share of the columns that is kept; at least as many are as there are classes.
     C : float
         Of the logistic regression on them.
     balance : float
@@ -60,7 +61,7 @@ class Head2ToeHead(Head):
         C: float = 1e-1,
         balance: float = 1.0,
         widths: tuple[int, ...] | None = None,
-        class_weight: str | None = None,
+        class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
         self.fraction = fraction
@@ -75,8 +76,9 @@ class Head2ToeHead(Head):
             raise HeadError(f"head2toe keeps a fraction above 0 and up to 1 of the columns, got {self.fraction}")
         factors = self._factors(X.shape[1])
         X = X * factors
-        ranking, converged = _ranking(X, y, weights)
-        kept = np.sort(ranking[: max(1, round(self.fraction * len(ranking)))])
+        with threadpool_limits(1, user_api="blas"):  # products with few columns: threads would wait for each other
+            ranking, converged = _ranking(X, y, weights)
+        kept = np.sort(ranking[: max(len(self.classes_), round(self.fraction * len(ranking)))])
         linear = LogisticHead(C=self.C, random_state=self.random_state)
         linear.fit(np.ascontiguousarray(X[:, kept]), y, sample_weight=weights)
         self.converged_ = converged and linear.converged_
@@ -92,7 +94,7 @@ class Head2ToeHead(Head):
         return np.asarray(np.sqrt(shares * d / shares.sum()), dtype=np.float32)
 
     def _scores(self, X: Vectors) -> Floats:
-        return two_sided((X[:, self.kept_] @ self.coef_.T).astype(np.float64) + self.intercept_)
+        return two_sided(decisions(X, self.kept_, self.coef_, self.intercept_))
 
     def _width(self) -> int:
         return int(self.columns_[0])

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from classify.bayes import BayesHead
 from classify.head import Head
 from classify.head2toe import Head2ToeHead
 from classify.linear import CentroidHead, LDAHead, LogisticHead, RidgeHead, SVMHead
@@ -15,6 +16,7 @@ HEADS: dict[str, type[Head]] = {
     "svm": SVMHead,
     "mlp": MLPHead,
     "knn": KNNHead,
+    "bayes": BayesHead,
     "centroid": CentroidHead,
     "ridge": RidgeHead,
     "lda": LDAHead,

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from classify.head import Floats, LinearHead, Vectors
+from classify.head import ClassWeight, Floats, LinearHead, Vectors
 
 
 class LogisticHead(LinearHead):
@@ -13,7 +13,7 @@ class LogisticHead(LinearHead):
 
     grid: ClassVar = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
 
-    def __init__(self, C: float = 1e-2, class_weight: str | None = None, random_state: int = 0) -> None:
+    def __init__(self, C: float = 1e-2, class_weight: ClassWeight = None, random_state: int = 0) -> None:
         self.C = C
         self.class_weight = class_weight
         self.random_state = random_state
@@ -32,7 +32,7 @@ class SVMHead(LinearHead):
     grid: ClassVar = {"C": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)}
     thread_safe = False  # liblinear has one random number generator for the whole process
 
-    def __init__(self, C: float = 1e-4, class_weight: str | None = None, random_state: int = 0) -> None:
+    def __init__(self, C: float = 1e-4, class_weight: ClassWeight = None, random_state: int = 0) -> None:
         self.C = C
         self.class_weight = class_weight
         self.random_state = random_state
@@ -51,7 +51,7 @@ class RidgeHead(LinearHead):
 
     grid: ClassVar = {"alpha": (1e6, 1e5, 1e4, 1e3, 1e2, 1e1)}
 
-    def __init__(self, alpha: float = 1e3, class_weight: str | None = None, random_state: int = 0) -> None:
+    def __init__(self, alpha: float = 1e3, class_weight: ClassWeight = None, random_state: int = 0) -> None:
         self.alpha = alpha
         self.class_weight = class_weight
         self.random_state = random_state
@@ -69,7 +69,9 @@ class LDAHead(LinearHead):
 
     grid: ClassVar = {"shrinkage": ("auto",)}
 
-    def __init__(self, shrinkage: str | float = "auto", class_weight: str | None = None, random_state: int = 0) -> None:
+    def __init__(
+        self, shrinkage: str | float = "auto", class_weight: ClassWeight = None, random_state: int = 0
+    ) -> None:
         self.shrinkage = shrinkage
         self.class_weight = class_weight
         self.random_state = random_state
@@ -82,15 +84,20 @@ class LDAHead(LinearHead):
             nearest = CentroidHead().fit(X, y)
             self.coef_, self.intercept_ = nearest.coef_, nearest.intercept_
             return
-        priors = np.full(k, 1 / k) if self.class_weight == "balanced" else None
+        shares = None if weights is None else np.bincount(y, weights)
+        priors = None if shares is None else shares / shares.sum()
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=self.shrinkage, priors=priors).fit(X, y)
         self._keep(model.coef_, model.intercept_)
 
 
 class CentroidHead(LinearHead):
-    """Nearest class mean in Euclidean distance, which is linear in X; every class weighs the same."""
+    """Nearest class mean in Euclidean distance, which is linear in X; every class weighs the same.
 
-    def __init__(self, class_weight: str | None = None, random_state: int = 0) -> None:
+    Class weights that are given one by one count as prior odds, as in discriminant analysis with one variance for
+    all features.
+    """
+
+    def __init__(self, class_weight: ClassWeight = None, random_state: int = 0) -> None:
         self.class_weight = class_weight
         self.random_state = random_state
 
@@ -104,3 +111,7 @@ class CentroidHead(LinearHead):
         # |x - m|^2 / -2 = x.m - |m|^2 / 2 - |x|^2 / 2, whose last term is the same for every class
         self.coef_ = means.astype(np.float32)
         self.intercept_ = -(means**2).sum(axis=1) / 2
+        if isinstance(self.class_weight, dict):
+            odds = [self.class_weight.get(label, 1.0) for label in self.classes_.tolist()]
+            variance = np.average(((X - means[y]) ** 2).mean(axis=1), weights=weights)
+            self.intercept_ += variance * np.log(odds)

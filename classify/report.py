@@ -16,19 +16,26 @@ from data.terminal import duration, printable
 # Above this many classes the confusion matrix is left to the JSON.
 _MATRIX_CLASSES = 12
 _WORST_CLASSES = 10
+# Of more settings than these the best are shown.
+_CANDIDATES = 12
 
 
 def print_training(console: Console, training: Training, n_train: int, views: int, path: str) -> None:
     """Print what was tried, what was chosen and where the head is."""
     if len(training.candidates) > 1:
-        name = next(k for k, v in training.params.items() if len({str(c.params[k]) for c in training.candidates}) > 1)
+        names = [k for k in training.params if len({str(c.params[k]) for c in training.candidates}) > 1]
         source = {"cv": f"{training.folds}-fold cross-validation", "val": "val"}[training.tuned_on]
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in (name, "accuracy", "log-loss", ""):
+        for column in (*names, "accuracy", "log-loss", ""):
             table.add_column(column, justify="left" if column == "" else "right")
-        for candidate in training.candidates:
+        shown = training.candidates
+        if len(shown) > _CANDIDATES:
+            shown = sorted(shown, key=lambda c: (-c.accuracy, c.log_loss))[:_CANDIDATES]
+            console.print(f"the {len(shown)} best of {len(training.candidates)} settings")
+        for candidate in shown:
             chosen = candidate.params == training.params
-            row = (f"{candidate.params[name]:g}", f"{candidate.accuracy:.4f}", f"{candidate.log_loss:.4f}")
+            values = [f"{candidate.params[name]:g}" for name in names]
+            row = (*values, f"{candidate.accuracy:.4f}", f"{candidate.log_loss:.4f}")
             table.add_row(*row, f"chosen by {source}" if chosen else "", style="bold" if chosen else "")
         console.print(table)
     for note in training.notes:

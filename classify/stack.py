@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from threadpoolctl import threadpool_limits
 
-from classify.blocks import check_widths, inner_folds
-from classify.head import Array, Floats, Head, LinearHead, Vectors, softmax, two_sided
+from classify.blocks import check_widths, decisions, inner_folds
+from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors, softmax, two_sided
 from classify.linear import LDAHead, LogisticHead, RidgeHead, SVMHead
 from data.errors import HeadError
 
@@ -70,7 +71,7 @@ class StackHead(Head):
         folds: int = 5,
         widths: tuple[int, ...] | None = None,
         views: int = 1,
-        class_weight: str | None = None,
+        class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
         self.base = base
@@ -83,20 +84,21 @@ class StackHead(Head):
         self.random_state = random_state
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
+        with threadpool_limits(1, user_api="blas"):  # many small fits: threads would wait for each other
+            self._fit_all(X, y, weights)
+
+    def _fit_all(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         if self.base not in BASES:
             raise HeadError(f"stack has no base {self.base!r}: choose one of {', '.join(BASES)}")
         if self.how not in HOW:
             raise HeadError(f"stack knows no way {self.how!r}: choose one of {', '.join(HOW)}")
         fold = inner_folds(X, y, self.folds, self.views, self.random_state)
-        if weights is not None and not weights.all():  # a row without weight is none
-            rows = np.flatnonzero(weights)
-            X, y, weights, fold = X[rows], y[rows], weights[rows], fold[rows]
         widths = check_widths(self.widths, X.shape[1], "stack")
         held = np.flatnonzero(fold >= 0)
         held_weights = None if weights is None else weights[held]
         heads, outputs = [], []
-        for block in np.split(X, np.cumsum(widths)[:-1], axis=1):
-            block = np.ascontiguousarray(block)
+        for start, end in itertools.pairwise(np.cumsum((0, *widths)).tolist()):
+            block = np.ascontiguousarray(X[:, start:end])
             head, scores = self._choose(BASES[self.base], BASES[self.base].grid, block, y, weights, fold)
             heads.append(head)
             outputs.append(scores)
@@ -149,7 +151,7 @@ class StackHead(Head):
         edges = np.cumsum((0, *widths))
         logs = []
         for i, (start, end) in enumerate(itertools.pairwise(edges)):
-            decision = (X[:, start:end] @ self.coef_[:, start:end].T).astype(np.float64) + self.intercepts_[i]
+            decision = decisions(X, slice(start, end), self.coef_[:, start:end], self.intercepts_[i])
             logs.append(_log_softmax(self.scales_[i] * two_sided(decision)))
         return two_sided(np.concatenate(logs, axis=1) @ self.mixture_.T.astype(np.float64) + self.mixture_intercept_)
 

@@ -56,6 +56,26 @@ def test_what_is_loaded_predicts_bit_for_bit_as_what_was_saved(tmp_path, kind, n
     assert (head.name, head.kind, head.classes, head.spec) == (str(tmp_path / "a.head"), kind, samples.classes, SPEC)
 
 
+def test_a_factor_and_a_bias_for_each_class_are_kept(tmp_path):
+    samples = samples_of()
+    training = train("lr", samples)
+    training.head.scale_, training.head.bias_ = np.array([0.5, 2.0, 1.0]), np.array([3.0, 0.0, -0.1])
+    save_head(tmp_path / "a", training, samples, request=REQUEST, weights_file="")
+    head = load_head(tmp_path / "a")
+    X = training.scaler.transform(samples.X)
+    assert np.array_equal(head.predict_proba(samples.X), training.head.predict_proba(X))
+    assert np.array_equal(head.head.predict(X), head.predict_proba(samples.X).argmax(axis=1))
+    assert (head.head.predict(X) != head.head.scores(X).argmax(axis=1)).any()
+    assert (head.info["scale"], head.info["bias"]) == ([0.5, 2.0, 1.0], [3.0, 0.0, -0.1])
+
+
+def test_a_head_without_bias_is_written_as_before(tmp_path):
+    training = saved(tmp_path / "a")
+    info = load_head(tmp_path / "a").info
+    assert info["scale"] == training.head.scale_
+    assert "bias" not in info
+
+
 def test_saving_what_was_loaded_would_keep_the_state(tmp_path):
     training = saved(tmp_path / "a")
     state = load_head(tmp_path / "a").head.state()

@@ -15,7 +15,7 @@ from sklearn.metrics import (
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from classify.artifact import load_head, save_head
-from classify.evaluate import calibration_error, compare_pairs, evaluate, holm, mcnemar_exact, wilson_interval
+from classify.evaluate import compare_pairs, evaluate, holm, mcnemar_exact, wilson_interval
 from classify.selection import train
 from data.errors import FingerprintMismatch, HeadError, StoreError
 from data.layout import block_image
@@ -139,26 +139,6 @@ def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls():
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
-
-
-def test_the_calibration_error_equals_a_loop_over_bins():
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(4) * 0.3, size=500)
-    probabilities[0] = [1, 0, 0, 0]
-    correct = rng.random(500) < 0.6
-    confidence = probabilities.max(axis=1)
-    want = 0.0
-    for i in range(15):
-        low, high = i / 15, (i + 1) / 15
-        inside = (confidence >= low) & ((confidence < high) | ((i == 14) & (confidence <= 1)))
-        if inside.any():
-            want += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
-    assert calibration_error(probabilities, correct) == pytest.approx(want)
-
-
-def test_a_certain_head_that_is_right_has_no_calibration_error():
-    assert calibration_error(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([True, True])) == 0
-    assert calibration_error(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([True, False])) == 0.5
 
 
 def test_every_interval_covers_its_estimate(store, heads):

@@ -4,8 +4,8 @@ from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import recall_score
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
-from sklearn.neural_network import MLPClassifier
 from sklearn.svm import LinearSVC
 
 from classify.head import softmax
@@ -209,7 +209,6 @@ def test_lda_equals_scikit_learn(n_classes, shrinkage, class_weight):
 
 
 @every_kind
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # `converged_` says so
 @pytest.mark.parametrize("n", [1, 2])
 def test_very_few_pictures_of_each_class_are_enough_to_fit(kind, n):
     X, y = np.tile(np.eye(4, dtype=np.float32) * 3, (n, 1)), np.tile(np.arange(4), n)
@@ -238,6 +237,62 @@ def test_knn_votes_equal_scikit_learn(k):
     np.testing.assert_allclose(head.predict_proba(unseen), want, atol=1e-12)
 
 
+def with_ties(seed):
+    """Return pictures of which many lie in the same directions, their labels, and some to classify."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-1, 2, size=(60, 3)).astype(np.float32) * rng.integers(1, 3, size=(60, 1))
+    return X.astype(np.float32), np.arange(60) % 3, rng.normal(size=(20, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_knn_on_ties_is_the_average_over_the_orders_scikit_learn_might_take(k):
+    X, y, unseen = with_ties(0)
+    head = HEADS["knn"](k=k).fit(X, y)
+    votes = np.exp(head.scores(unseen)) - 1 / 3
+    rng, runs = np.random.default_rng(1), []
+    zero = ~X.any(axis=1)
+    for _ in range(400):
+        order = rng.permutation(60)
+        # scikit-learn's brute force takes any of those at one distance: a tilt below all gaps makes the order count
+        distance = 1 - head.neighbours_[order] @ (unseen / np.linalg.norm(unseen, axis=1, keepdims=True)).T
+        exact = KNeighborsClassifier(k, metric="precomputed").fit(np.zeros((60, 60)), y[order])
+        runs.append(exact.predict_proba(distance.T + 1e-5 * np.arange(60)) * k)
+    assert zero.any()
+    assert (np.abs(votes - np.round(votes)) > 1e-9).any()  # something was shared
+    np.testing.assert_allclose(votes, np.mean(runs, axis=0), atol=0.25)
+
+
+def test_knn_does_not_hang_on_the_order_of_its_pictures():
+    X, y, unseen = with_ties(2)
+    order = np.random.default_rng(3).permutation(60)
+    first, second = HEADS["knn"](k=5).fit(X, y), HEADS["knn"](k=5).fit(X[order], y[order])
+    np.testing.assert_allclose(first.scores(unseen), second.scores(unseen), atol=1e-12)
+
+
+def test_knn_finds_its_neighbours_among_hundreds_of_copies():
+    rng = np.random.default_rng(0)
+    # 500 copies of one picture with the labels 0 and 1 in turn: far more ties than are looked at first
+    X = np.concatenate([np.tile(np.float32([1, 2, 3]), (500, 1)), rng.normal(size=(50, 3)).astype(np.float32)])
+    y = np.concatenate([np.arange(500) % 2, np.full(50, 2)])
+    shares = HEADS["knn"](k=10).fit(X, y).predict_proba(np.float32([[1, 2, 3], [2, 4, 6]]))
+    np.testing.assert_allclose(shares, np.tile((np.array([5, 5, 0]) + 1 / 3) / 11, (2, 1)), atol=1e-9)
+
+
+def test_knn_lets_a_picture_of_weight_w_count_as_w_pictures():
+    X = np.float32([[1, 0], [1, 0.1], [1, 0.3], [0, 1]])
+    head = HEADS["knn"](k=5).fit(X, [0, 1, 0, 1], sample_weight=[2, 2.5, 4, 1])
+    # the third of them fills up what is wanted, and counts in part: 2 of class 0, 2.5 of class 1, 0.5 of class 0
+    np.testing.assert_allclose(np.exp(head.scores(np.float32([[2, 0]]))), [[2.5 + 0.5, 2.5 + 0.5]])
+
+
+def test_knn_reads_heads_that_had_a_weight_for_each_class():
+    X, y = blobs([30, 10])
+    head, old = HEADS["knn"](class_weight="balanced").fit(X, y), HEADS["knn"]()
+    per_class = np.array([40 / 60, 40 / 20])
+    old.restore({**head.state(), "weights_": per_class}, 2, 1.0)
+    assert np.array_equal(old.predict_proba(X), head.predict_proba(X))
+
+
 def test_knn_answers_the_same_in_slices():
     X, y = blobs([30, 30])
     head = HEADS["knn"]().fit(X, y)
@@ -258,24 +313,49 @@ def test_knn_survives_a_vector_of_zeros():
 
 
 @every_size
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_the_mlp_in_numpy_equals_scikit_learn(n_classes, class_weight):
-    X, y = blobs([30, 50, 40, 35][:n_classes])
-    head = HEADS["mlp"](alpha=0.1, hidden=16, class_weight=class_weight, random_state=2).fit(X, y)
-    counts = np.bincount(y)
-    weights = None if class_weight is None else (len(y) / (len(counts) * counts))[y]
-    batch = min(128, len(y) - int(np.ceil(len(y) / 10)))  # a tenth is kept for the stopping rule
-    model = MLPClassifier((16,), alpha=0.1, random_state=2, early_stopping=True, batch_size=batch)
-    model.fit(X, y, sample_weight=weights)
-    np.testing.assert_allclose(head.predict_proba(X), model.predict_proba(X), atol=1e-5)
-    assert head.converged_
+@pytest.mark.parametrize("var_smoothing", [1e-9, 0.3])
+@pytest.mark.parametrize("offset", [0, 1e3])
+def test_bayes_equals_scikit_learn(n_classes, var_smoothing, offset):
+    X, y = blobs([30, 50, 20, 40][:n_classes])
+    X += np.float32(offset)
+    head = HEADS["bayes"](var_smoothing=var_smoothing).fit(X, y)
+    exact = GaussianNB(var_smoothing=var_smoothing).fit(X.astype(float), y)
+    np.testing.assert_allclose(head.theta_, exact.theta_, rtol=1e-12)
+    np.testing.assert_allclose(head.var_, exact.var_, rtol=1e-9)
+    np.testing.assert_allclose(head.scores(X), exact.predict_joint_log_proba(X.astype(float)), rtol=1e-9)
+    np.testing.assert_allclose(head.predict_proba(X), exact.predict_proba(X.astype(float)), atol=1e-9)
 
 
-def test_the_mlp_says_when_it_ran_out_of_epochs():
-    X, y = blobs([5, 5])  # too few to stop early on
-    with pytest.warns(UserWarning, match="Maximum iterations"):
-        head = HEADS["mlp"]().fit(X, y)
-    assert not head.converged_
+def test_bayes_with_weights_and_priors_equals_scikit_learn():
+    X, y = blobs([30, 50, 20])
+    weights = np.random.default_rng(0).integers(1, 4, size=100).astype(float)
+    head = HEADS["bayes"](var_smoothing=0.0, priors=[0.2, 0.3, 0.5]).fit(X, y, weights)
+    exact = GaussianNB(var_smoothing=0.0, priors=[0.2, 0.3, 0.5]).fit(X.astype(float), y, weights)
+    np.testing.assert_allclose(head.scores(X), exact.predict_joint_log_proba(X.astype(float)), rtol=1e-9)
+
+
+def test_balanced_weights_make_the_priors_of_bayes_equal():
+    X, y = blobs([20, 100, 50])
+    np.testing.assert_allclose(np.exp(HEADS["bayes"](class_weight="balanced").fit(X, y).log_prior_), 1 / 3)
+    np.testing.assert_allclose(np.exp(HEADS["bayes"]().fit(X, y).log_prior_), np.array([20, 100, 50]) / 170)
+
+
+@pytest.mark.parametrize("priors", [[0.5, 0.6], [1.0], [1.0, 0.0], [-1.0, 2.0]])
+def test_priors_that_are_no_probabilities_are_refused(priors):
+    X, y = blobs([5, 5])
+    with pytest.raises(HeadError, match=r"^priors must be 2 numbers above 0, one for each class, that sum to 1, not "):
+        HEADS["bayes"](priors=priors).fit(X, y)
+
+
+def test_bayes_bears_features_that_are_constant():
+    X, y = blobs([10, 10])
+    X[:, 3] = 7
+    X[y == 0, 4] = 1
+    for smoothing in (0.0, 1e-9):
+        head = HEADS["bayes"](var_smoothing=smoothing).fit(X, y)
+        assert np.isfinite(head.predict_proba(X)).all()
+        assert head.score(X, y) == 1
+    assert np.isfinite(HEADS["bayes"]().fit(np.ones((4, 2)), [0, 0, 1, 1]).predict_proba(np.zeros((2, 2)))).all()
 
 
 def test_softmax_bears_large_scores():

@@ -2,12 +2,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-import sklearn.metrics
 from conftest import SPEC, digest_of, make_view
 
+from classify.calibration import log_loss
 from classify.head import softmax
 from classify.heads import HEADS
-from classify.selection import Scaler, fit_scale, log_loss, stratified_folds, train
+from classify.selection import Scaler, stratified_folds, train
 from data.errors import HeadError
 from data.layout import block_image
 from data.publish import publish
@@ -254,18 +254,19 @@ def test_a_fixed_parameter_is_not_chosen():
 
 
 def test_what_is_not_fixed_is_still_chosen():
-    training = train("mlp", samples_of([20, 20]), params={"hidden": 8})
-    assert training.head.hidden_.shape == (10, 8)
-    assert [c.params for c in training.candidates] == [{"hidden": 8, "alpha": a} for a in HEADS["mlp"].grid["alpha"]]
+    training = train("bayes", samples_of([20, 20]), params={"priors": [0.4, 0.6]})
+    assert np.allclose(np.exp(training.head.log_prior_), [0.4, 0.6])
+    values = HEADS["bayes"].grid["var_smoothing"]
+    assert [c.params for c in training.candidates] == [{"priors": [0.4, 0.6], "var_smoothing": v} for v in values]
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("tree", {}, r"^no head 'tree': choose one of lr, svm, mlp, knn, centroid, ridge, lda$"),
+        ("tree", {}, r"^no head 'tree': choose one of lr, svm, mlp, knn, bayes, centroid, ridge, lda$"),
         ("lr", {"tune": "test"}, r"^no way to tune 'test': choose one of cv, val, none$"),
         ("lr", {"params": {"alpha": 1}}, r"^head lr has no parameter 'alpha', only: C$"),
-        ("mlp", {"params": {"C": 1}}, r"^head mlp has no parameter 'C', only: alpha, hidden$"),
+        ("knn", {"params": {"C": 1}}, r"^head knn has no parameter 'C', only: k$"),
         ("centroid", {"params": {"k": 1}}, r"^head centroid has no parameter 'k', only: none$"),
         ("lr", {"params": {"random_state": 1}}, r"^head lr has no parameter 'random_state', only: C$"),
     ],
@@ -369,39 +370,6 @@ def test_scores_become_probabilities_by_a_factor_from_held_out_pictures():
     timid = train("lr", samples, params={"C": 1e-4})  # strongly regularised
     scores = timid.head.scores(timid.scaler.transform(fresh.X))
     assert log_loss(softmax(timid.head.scale_ * scores), fresh.y) < log_loss(softmax(scores), fresh.y) - 0.1
-
-
-@pytest.mark.parametrize("factor", [1e-6, 0.1, 1.0, 30.0, 1e6])
-def test_fit_scale_finds_the_lowest_log_loss_and_moves_no_decision(factor):
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, size=500)
-    scores = (np.eye(3)[y] + rng.normal(size=(500, 3))) * factor
-    scale = fit_scale(scores, y)
-    assert scale > 0
-    found = log_loss(softmax(scale * scores), y)
-    others = [log_loss(softmax(s * scores), y) for s in scale * np.geomspace(0.1, 10, 101)]
-    assert found <= min(others) + 1e-6
-    assert found <= log_loss(softmax(scores), y)
-    assert ((scale * scores).argmax(axis=1) == scores.argmax(axis=1)).all()
-
-
-def test_fit_scale_bears_scores_that_say_nothing_or_everything():
-    y = np.array([0, 1, 2])
-    assert np.isfinite(softmax(fit_scale(np.zeros((3, 3)), y) * np.zeros((3, 3)))).all()
-    assert np.isfinite(fit_scale(np.eye(3), y))
-
-
-@pytest.mark.parametrize("n_classes", [2, 5])
-def test_log_loss_equals_scikit_learn(n_classes):
-    rng = np.random.default_rng(0)
-    probabilities = softmax(rng.normal(size=(100, n_classes)) * 3)
-    y = rng.integers(0, n_classes, size=100)
-    want = sklearn.metrics.log_loss(y, probabilities, labels=range(n_classes))
-    assert log_loss(probabilities, y) == pytest.approx(want, rel=1e-12)
-
-
-def test_log_loss_of_a_certain_error_is_finite():
-    assert log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-15))
 
 
 def test_other_views_train_and_are_not_measured():

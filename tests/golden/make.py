@@ -63,7 +63,7 @@ def make_head(path: Path, store: Path) -> None:
     head.classes_ = np.arange(2)
     head.coef_ = np.array([[1, 0, 0], [0, 1, 0]], dtype=np.float32)
     head.intercept_ = np.array([0.5, -0.5])
-    head.scale_ = 0.25
+    head.scale_, head.bias_ = 0.25, 0.0
     tried = [Candidate({}, 0.5, 0.75)]
     training = Training("centroid", head, scaler, {}, tried, 0.5, "cv", 5, 0, 0.0, [])
     save_head(path, training, samples, request=REQUEST, weights_file="")
