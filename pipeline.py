@@ -283,7 +283,7 @@ def _list_layers(backbones: list[str], console: "Console") -> Result:
 def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `fit`."""
     from classify.artifact import refuse_overwrite, save_head
-    from classify.report import print_training
+    from classify.report import print_features, print_training
     from classify.selection import train
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
@@ -319,6 +319,7 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         weights_file=[source.weights_file for source in sources],
     )
     n_train = len(samples.labelled())
+    print_features(console, samples, training.head)
     print_training(console, training, n_train, 1 + len(samples.others), str(output))
     return {
         "head": str(output),

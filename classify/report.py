@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from classify.evaluate import Evaluation
+from classify.head import Head
+from classify.head2toe import Head2ToeHead
 from classify.selection import Training
+from data.store import Samples
 from data.terminal import duration, printable
 
 # Above this many classes the confusion matrix is left to the JSON.
@@ -18,6 +22,24 @@ _MATRIX_CLASSES = 12
 _WORST_CLASSES = 10
 # Of more settings than these the best are shown.
 _CANDIDATES = 12
+
+
+def print_features(console: Console, samples: Samples, head: Head) -> None:
+    """Print which features stand side by side, where there are several, and how many columns of each a head keeps."""
+    if len(samples.specs) == 1:
+        return
+    console.print(f"{len(samples.specs)} features side by side, {sum(samples.widths)} columns")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("feature", no_wrap=True)
+    table.add_column("columns", justify="right")
+    kept: list[str] = []
+    if isinstance(head, Head2ToeHead):
+        table.add_column("kept", justify="right")
+        edges = np.cumsum((0, *samples.widths))
+        kept = [str(n) for n in np.histogram(head.kept_, edges - 0.5)[0].tolist()]
+    for i, (spec, width) in enumerate(zip(samples.specs, samples.widths, strict=True)):
+        table.add_row(printable(spec.title), str(width), *kept[i : i + 1])
+    console.print(table)
 
 
 def print_training(console: Console, training: Training, n_train: int, views: int, path: str) -> None:
