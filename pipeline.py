@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
-_HEADS = ("lr", "svm", "mlp", "knn", "bayes", "centroid", "ridge", "lda")
+_HEADS = ("lr", "svm", "mlp", "knn", "bayes", "centroid", "ridge", "lda", "stack", "head2toe")
 _TUNE = ("cv", "val", "loo", "none")
 _ENGINES = ("auto", "torch", "onnx")
 _PRECISIONS = ("auto", "float32", "fp16", "bf16")

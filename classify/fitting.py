@@ -197,9 +197,12 @@ class Fitting:
         """Draw the path, if it was asked for."""
         if self.png is None:
             return None
-        name = training.along
-        if name is None:
-            raise HeadError(f"--png draws what was tried, and one setting of {training.kind} was: give it a choice")
+        if len(training.along) != 1:
+            raise HeadError(
+                f"--png draws what was tried along one parameter, and {training.kind} was tried along "
+                f"{' and '.join(training.along) or 'none'}: set the others with --param, or leave out --png"
+            )
+        (name,) = training.along
         from classify.charts import path_chart
 
         path_chart(

@@ -6,26 +6,51 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from classify.evaluate import SCORE_TITLES, Evaluation
 from classify.fitting import Fitted
+from classify.head import Head
+from classify.head2toe import Head2ToeHead
 from classify.protocols_report import print_repeats
 from classify.selection import Training
 from classify.statistics import wilson_interval
+from data.store import Samples
 from data.terminal import duration, printable
 
 # Above this many classes the confusion matrix is left to the JSON.
 _MATRIX_CLASSES = 12
 _WORST_CLASSES = 10
+# Of more settings of several parameters than these the best are shown.
+_CANDIDATES = 12
+
+
+def print_features(console: Console, samples: Samples, head: Head) -> None:
+    """Print which features stand side by side, where there are several, and how many columns of each a head keeps."""
+    if len(samples.specs) == 1:
+        return
+    console.print(f"{len(samples.specs)} features side by side, {sum(samples.widths)} columns")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("feature", no_wrap=True)
+    table.add_column("columns", justify="right")
+    kept: list[str] = []
+    if isinstance(head, Head2ToeHead):
+        table.add_column("kept", justify="right")
+        edges = np.cumsum((0, *samples.widths))
+        kept = [str(n) for n in np.histogram(head.kept_, edges - 0.5)[0].tolist()]
+    for i, (spec, width) in enumerate(zip(samples.specs, samples.widths, strict=True)):
+        table.add_row(printable(spec.title), str(width), *kept[i : i + 1])
+    console.print(table)
 
 
 def print_training(console: Console, fitted: Fitted) -> None:
     """Print what was tried, what was chosen and where the head is."""
     training, n_train, views = fitted.training, len(fitted.samples), 1 + len(fitted.samples.others)
-    if training.along is not None:
-        _print_path(console, training, training.along)
+    print_features(console, fitted.samples, training.head)
+    if training.along:
+        _print_path(console, training)
     for note in training.notes:
         console.print(f"note: {note}")
     score = ""
@@ -82,16 +107,22 @@ def print_heads(console: Console, found: list[Fitted], refused: dict[str, str]) 
     )
 
 
-def _print_path(console: Console, training: Training, name: str) -> None:
+def _print_path(console: Console, training: Training) -> None:
     folds = f"{training.folds}-fold cross-validation"
     source = {"cv": folds, "val": "val", "loo": "leaving each out"}[training.tuned_on]
     rule = ", one-standard-error rule" if training.rule == "one-se" else ""
+    shown = training.candidates
+    if len(training.along) > 1 and len(shown) > _CANDIDATES:
+        shown = sorted(shown, key=lambda c: (-c.accuracy, c.log_loss))[:_CANDIDATES]
+        console.print(f"the {len(shown)} best of {len(training.candidates)} settings")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (name, "accuracy", "deviation", "log-loss", ""):
+    deviations = any(candidate.deviation for candidate in shown)
+    for column in (*training.along, "accuracy", *(["deviation"] if deviations else []), "log-loss", ""):
         table.add_column(column, justify="left" if column == "" else "right")
-    for candidate in training.candidates:
+    for candidate in shown:
         chosen = candidate.params == training.params
-        row = [_short(candidate.params[name]), f"{candidate.accuracy:.4f}", f"{candidate.deviation:.4f}"]
+        row = [_short(candidate.params[name]) for name in training.along]
+        row += [f"{candidate.accuracy:.4f}", *([f"{candidate.deviation:.4f}"] if deviations else [])]
         row += [f"{candidate.log_loss:.4f}", f"chosen by {source}{rule}" if chosen else ""]
         table.add_row(*row, style="bold" if chosen else "")
     console.print(table)

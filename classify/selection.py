@@ -1,6 +1,7 @@
 """Training a head honestly: the choice of regularisation, standardisation, calibration; test is never seen."""
 
 import dataclasses
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from classify.calibration import METHODS, Calibration, calibrate, fit_scale, log_loss
 from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
-from classify.heads import HEADS
+from classify.heads import GIVEN, HEADS, given_by
 from classify.linear import PathHead, RidgeHead
 from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
 from data.errors import HeadError
@@ -104,9 +105,9 @@ class Training:
         return next((i for i, c in enumerate(self.candidates) if c.params == self.params), 0)
 
     @property
-    def along(self) -> str | None:
-        """The parameter that the candidates differ in; None where one setting was tried."""
-        return next((k for k in self.params if len({str(c.params[k]) for c in self.candidates}) > 1), None)
+    def along(self) -> list[str]:
+        """The parameters that the candidates differ in."""
+        return [k for k in self.params if len({str(c.params[k]) for c in self.candidates}) > 1]
 
     @property
     def one_standard_error(self) -> int | None:
@@ -216,8 +217,9 @@ def train(
         design = Design.cross_validation(samples, _FOLDS, seed)
     if not design.n_folds:  # one picture of each class: nothing can be held out
         settings = _grid(kind, fixed, "none", grid)
+    given = given_by(samples, kind)
     block = (memory or _MEMORY) // 32  # float32 values: an eighth of the memory
-    in_blocks = has_path(_made(kind, settings, class_weight, seed))
+    in_blocks = has_path(_made(kind, settings, class_weight, seed, given))
     if not in_blocks:
         refuse_larger(3 * (1 + len(samples.others)) * 4 * len(samples) * samples.X.shape[1], memory or 1 << 62, kind)
     class_weights = _class_weights(samples, class_weight)
@@ -228,7 +230,7 @@ def train(
         tried = _try(kind, settings, design, tune, class_weight, seed, block, lambda done: report(int(done), total))
         candidates = _judge(settings, tried, design, class_weight == "balanced")
         best = _choose(candidates, design, rule)
-        (head,) = _made(kind, settings[best : best + 1], class_weight, seed)
+        (head,) = _made(kind, settings[best : best + 1], class_weight, seed, given)
         scaler = Scaler.fit(samples.X, *samples.others)
         if in_blocks and isinstance(head, PathHead):
             head.fit_task(task_of(design, class_weights, scaler.moments(), block))
@@ -267,7 +269,7 @@ def _try(
     block: int,
     report: Callable[[float], None],
 ) -> list[Trial]:
-    heads = _made(kind, settings, class_weight, seed)
+    heads = _made(kind, settings, class_weight, seed, given_by(design.samples, kind))
     if not design.n_folds:
         return []
     class_weights = _class_weights(design.samples, class_weight)
@@ -341,8 +343,10 @@ def _notes(kind: str, head: Head, settings: list[dict[str, Any]], best: int, can
     return notes
 
 
-def _made(kind: str, settings: list[dict[str, Any]], class_weight: str | None, seed: int) -> list[Head]:
-    return [HEADS[kind](**params, class_weight=class_weight, random_state=seed) for params in settings]
+def _made(
+    kind: str, settings: list[dict[str, Any]], class_weight: str | None, seed: int, given: dict[str, Any]
+) -> list[Head]:
+    return [HEADS[kind](**params, **given, class_weight=class_weight, random_state=seed) for params in settings]
 
 
 def _class_weights(samples: Samples, class_weight: str | None) -> Floats | None:
@@ -360,14 +364,18 @@ def _grid(kind: str, fixed: dict[str, Any], tune: str, values: Sequence[Any] | N
         raise HeadError(f"no way to tune {tune!r}: choose one of {', '.join(TUNE)}")
     known = HEADS[kind]().get_params()
     for name in fixed:
-        if name not in known or name in ("class_weight", "random_state"):
-            names = ", ".join(k for k in known if k not in ("class_weight", "random_state")) or "none"
+        if name not in known or name in GIVEN:
+            names = ", ".join(k for k in known if k not in GIVEN) or "none"
             raise HeadError(f"head {kind} has no parameter {name!r}, only: {names}")
     free = {name: values for name, values in HEADS[kind].grid.items() if name not in fixed}
     if tune == "none" or not free:
         return [{**fixed, **{name: known[name] for name in free}}]
-    ((name, default),) = free.items()
-    return [{**fixed, name: value} for value in values or default]
+    choices = dict(free)
+    if values:
+        if len(free) > 1:
+            raise HeadError(f"head {kind} chooses {' and '.join(free)}: set all but one before naming values to try")
+        choices = dict.fromkeys(free, tuple(values))
+    return [{**fixed, **dict(zip(choices, chosen, strict=True))} for chosen in itertools.product(*choices.values())]
 
 
 def _check_classes(samples: Samples) -> None:

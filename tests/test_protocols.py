@@ -201,7 +201,7 @@ def test_the_command_repeats_over_seeds_and_writes_the_head_of_the_first(folder)
     ("arguments", "message"),
     [
         ([], "name the file to write the head to with -o HEAD; only --shots and --curve write none"),
-        (["-o", "x.head", "--png", "x.png"], "--png and --on belong to --shots and --curve"),
+        (["-o", "x.head", "--on", "test"], "--on belongs to --shots and --curve"),
         (["--shots", "1", "--curve"], "--shots or --curve stands alone"),
         (["--curve", "-o", "x.head"], "it writes no head, so leave out -o"),
         (["--shots", "0"], "must be 1 or more, got 0"),

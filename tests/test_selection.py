@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -266,7 +267,11 @@ def test_what_is_not_fixed_is_still_chosen():
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("tree", {}, r"^no head 'tree': choose one of lr, svm, mlp, knn, bayes, centroid, ridge, lda$"),
+        (
+            "tree",
+            {},
+            r"^no head 'tree': choose one of lr, svm, mlp, knn, bayes, centroid, ridge, lda, stack, head2toe$",
+        ),
         ("lr", {"tune": "test"}, r"^no way to tune 'test': choose one of cv, val, loo, none$"),
         ("lr", {"params": {"alpha": 1}}, r"^head lr has no parameter 'alpha', only: C, max_iter, solver, tol$"),
         ("knn", {"params": {"C": 1}}, r"^head knn has no parameter 'C', only: k$"),
@@ -348,7 +353,7 @@ def test_progress_ends_at_its_total(kind):
     calls = []
     train(kind, samples_of([10, 10]), params=quick(kind), on_progress=lambda done, total: calls.append((done, total)))
     totals = {total for _, total in calls}
-    assert totals == {5 * max(len(v) for v in [*HEADS[kind].grid.values(), [0]]) + 1}
+    assert totals == {5 * math.prod(len(values) for values in HEADS[kind].grid.values()) + 1}
     done = [done for done, _ in calls]
     assert done == sorted(set(done))
     assert done[-1] == totals.pop()
