@@ -347,30 +347,32 @@ def run_fit(arguments: argparse.Namespace, console: "Console") -> Result:
         _wrong_usage("fit", "name the file to write the head to with -o HEAD; only --shots and --curve write none")
     if arguments.on:
         _wrong_usage("fit", "--on belongs to --shots and --curve: name one of these too")
-    fitting = Fitting(
-        arguments.store,
-        split=arguments.split,
-        dataset=arguments.dataset,
-        features=arguments.features,
-        augment=arguments.augment,
-        memory=arguments.memory,
-        tune=arguments.tune,
-        rule=arguments.rule,
-        grid=_grid(arguments.grid) if arguments.grid else None,
-        params=_parameters(arguments.param),
-        class_weight=arguments.class_weight,
-        calibration=arguments.calibrate,
-        seed=arguments.seed,
-        nested=arguments.nested,
-        repeats=arguments.repeats,
-        png=arguments.png,
-    )
     with ProgressDisplay(console, "fits") as display:
+        fitting = Fitting(
+            arguments.store,
+            split=arguments.split,
+            dataset=arguments.dataset,
+            features=arguments.features,
+            augment=arguments.augment,
+            memory=arguments.memory,
+            tune=arguments.tune,
+            rule=arguments.rule,
+            grid=_grid(arguments.grid) if arguments.grid else None,
+            params=_parameters(arguments.param),
+            class_weight=arguments.class_weight,
+            calibration=arguments.calibrate,
+            seed=arguments.seed,
+            nested=arguments.nested,
+            repeats=arguments.repeats,
+            png=arguments.png,
+            on_progress=display.update,
+            on_step=lambda step, gap: display.remark(f"step {step}, gap {gap:.0e}"),
+        )
         fitting.open()
         if arguments.head == "all":
-            found = fitting.fit_all(Path(arguments.output), display.update)
+            found = fitting.fit_all(Path(arguments.output))
         else:
-            found = [fitting.fit(arguments.head, Path(arguments.output), display.update)]
+            found = [fitting.fit(arguments.head, Path(arguments.output))]
     for fitted in found if arguments.head != "all" else []:
         print_training(console, fitted)
     if arguments.head == "all":

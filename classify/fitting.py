@@ -16,6 +16,7 @@ from data.errors import HeadError
 from data.store import FeatureStore, Samples
 
 OnProgress = Callable[[int, int], None]
+OnStep = Callable[[int, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Fitting:
         Train with so many seeds, from `seed` on; the head of the first is written.
     png : str, optional
         Draw what was tried.
+    on_progress, on_step : callable, optional
+        See `classify.selection.train`.
     """
 
     store: str
@@ -104,6 +107,9 @@ class Fitting:
     nested: bool = False
     repeats: int = 0
     png: str | None = None
+
+    on_progress: OnProgress | None = None
+    on_step: OnStep | None = None
 
     def open(self) -> None:
         """Read what is to be trained on.
@@ -124,7 +130,7 @@ class Fitting:
         self.sources = [held[spec.fingerprint].source for spec in self.samples.specs]
         self.refused: dict[str, str] = {}
 
-    def fit(self, kind: str, output: Path, on_progress: OnProgress) -> Fitted:
+    def fit(self, kind: str, output: Path) -> Fitted:
         """Train one kind of head and write it.
 
         Raises
@@ -133,16 +139,17 @@ class Fitting:
             If it cannot be trained so, or `output` is something else than a head.
         """
         refuse_overwrite(output)
-        learn = functools.partial(self._train, kind, on_progress)
+        if self.nested and self.tune == "val":
+            raise HeadError("--nested is cross-validation around cross-validation: leave out --tune val")
+        learn = functools.partial(self._train, kind)
         repeats = None
         if self.repeats:
             repeats = repeat(lambda seed: learn(self.samples, seed), range(self.seed, self.seed + self.repeats))
         training = repeats.trainings[0] if repeats else learn(self.samples, self.seed)
         around = None
         if self.nested:
-            if self.tune == "val":
-                raise HeadError("--nested is cross-validation around cross-validation: leave out --tune val")
             around = nested(lambda samples: learn(samples, self.seed), self.samples, seed=self.seed)
+        chart = self._drawn(training)
         output.parent.mkdir(parents=True, exist_ok=True)
         save_head(
             output,
@@ -151,9 +158,9 @@ class Fitting:
             request=[source.request for source in self.sources],
             weights_file=[source.weights_file for source in self.sources],
         )
-        return Fitted(output, training, self.samples, repeats, around, self._drawn(training))
+        return Fitted(output, training, self.samples, repeats, around, chart)
 
-    def fit_all(self, folder: Path, on_progress: OnProgress) -> list[Fitted]:
+    def fit_all(self, folder: Path) -> list[Fitted]:
         """Train every kind of head into a folder; return them with the best cross-validated one first.
 
         A kind that cannot be trained on these features is left out, and named with the reason in `refused`.
@@ -170,14 +177,14 @@ class Fitting:
         found = []
         for kind in HEADS:
             try:
-                found.append(self.fit(kind, folder / f"{kind}.head", on_progress))
+                found.append(self.fit(kind, folder / f"{kind}.head"))
             except HeadError as error:
                 self.refused[kind] = str(error)
         if not found:
             raise HeadError(next(iter(self.refused.values())))
         return sorted(found, key=lambda fitted: _held_out(fitted.training))
 
-    def _train(self, kind: str, on_progress: OnProgress, samples: Samples, seed: int) -> Training:
+    def _train(self, kind: str, samples: Samples, seed: int) -> Training:
         return train(
             kind,
             samples,
@@ -190,7 +197,8 @@ class Fitting:
             calibration=self.calibration,
             seed=seed,
             memory=self.memory,
-            on_progress=on_progress,
+            on_progress=self.on_progress,
+            on_step=self.on_step,
         )
 
     def _drawn(self, training: Training) -> str | None:

@@ -104,15 +104,23 @@ class PathHead(LinearHead):
         self._solve(Task(rows, y, len(self.classes_), w, Moments(mean, np.ones_like(mean))))
         self.intercept_ = self.intercept_ - self.coef_.astype(np.float64) @ mean[0]
 
-    def fit_task(self, task: Task) -> None:
-        """Learn from a task with one fold: the head is for rows standardised by its moments, of classes 0 .. k - 1."""
+    def fit_task(self, task: Task, **options: Any) -> None:
+        """Learn from a task with one fold: the head is for rows standardised by its moments, of classes 0 .. k - 1.
+
+        Parameters
+        ----------
+        task : Task
+            What is to be learnt.
+        **options
+            `start` and `on_step` of the path.
+        """
         self.classes_ = np.arange(task.n_classes)
         self.n_features_in_ = task.rows.shape[1]
         self.scale_, self.bias_, self.converged_, self.multilabel_ = 1.0, 0.0, True, False
-        self._solve(task)
+        self._solve(task, **options)
 
-    def _solve(self, task: Task) -> None:
-        (fit,) = self.path(task, [getattr(self, self.along)], **self.options())
+    def _solve(self, task: Task, **options: Any) -> None:
+        (fit,) = self.path(task, [getattr(self, self.along)], **self.options(), **options)
         self._keep(fit.coef[0], fit.intercept[0])
         self.gap_, self.n_iter_ = fit.gap, max(fit.steps, 1)
         self.converged_ = fit.gap <= getattr(self, "tol", 0.0)
@@ -245,7 +253,7 @@ class RidgeHead(PathHead):
 
     def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
         """Yield ridge for each penalty, strongest first."""
-        return ridge_path(task, values)
+        return ridge_path(task, values, **options)
 
 
 class LDAHead(PathHead):
@@ -264,7 +272,7 @@ class LDAHead(PathHead):
 
     def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
         """Yield the analysis for each shrinkage."""
-        return lda_path(task, values)
+        return lda_path(task, values, **options)
 
 
 class CentroidHead(LinearHead):

@@ -77,7 +77,7 @@ def out_of_fold(
                 None,
                 kept=slice(None),
                 block=BLOCK,
-                report=lambda done: report(int(done), design.n_folds),
+                report=lambda done: report(done, design.n_folds),
             )
         probabilities[design.held_out] = softmax(fit_scale(trial.scores, design.truth) * trial.scores)
     return probabilities

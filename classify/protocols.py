@@ -323,7 +323,15 @@ def _measure(
             part = samples.take(np.sort(rows))
             with warnings.catch_warnings():  # scikit-learn doubts that few pictures of many classes are classes
                 warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
-                training = train(kind, part, tune=tune, params=params, class_weight=class_weight, seed=seed + r)
+                training = train(
+                    kind,
+                    part,
+                    tune=tune,
+                    params=params,
+                    class_weight=class_weight,
+                    seed=seed + r,
+                    measure=tune != "none",
+                )
             rights.append(_answers(training, measured.X) == truth)
             trainings.append(training)
             if on_progress:

@@ -16,7 +16,7 @@ from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import GIVEN, HEADS, given_by
 from classify.linear import PathHead, RidgeHead
-from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
+from classify.trials import OnStep, Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
 from data.errors import HeadError
 from data.store import Samples
 
@@ -152,7 +152,9 @@ def train(
     calibration: str = "temperature",
     seed: int = 0,
     memory: int | None = None,
+    measure: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Training:
     """Train a head on a split, with its regularisation chosen by cross-validation on that split alone.
 
@@ -188,8 +190,13 @@ def train(
         Of the folds and of the head's own randomness.
     memory : int, optional
         Bytes that may be used; vectors that lie in the store are then read in blocks, by the heads that can.
+    measure : bool
+        Without it nothing is held out where there is nothing to choose: one fit instead of six, scores taken for
+        probabilities as they are, and `cv_accuracy` None.
     on_progress : callable, optional
         Called with the number of fits done and in all.
+    on_step : callable, optional
+        Called with the number of each step of our solvers, and the largest relative gap.
 
     Returns
     -------
@@ -217,6 +224,8 @@ def train(
         design = Design.cross_validation(samples, _FOLDS, seed)
     if not design.n_folds:  # one picture of each class: nothing can be held out
         settings = _grid(kind, fixed, "none", grid)
+    elif len(settings) == 1 and not measure:
+        design = dataclasses.replace(design, fold=np.full(len(samples), -1), val=None)
     given = given_by(samples, kind)
     block = (memory or _MEMORY) // 32  # float32 values: an eighth of the memory
     in_blocks = has_path(_made(kind, settings, class_weight, seed, given))
@@ -227,13 +236,14 @@ def train(
     total = len(settings) * max(design.n_folds, 1) + 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
-        tried = _try(kind, settings, design, tune, class_weight, seed, block, lambda done: report(int(done), total))
+        tried = _try(kind, settings, design, tune, class_weight, seed, block, lambda done: report(done, total), on_step)
         candidates = _judge(settings, tried, design, class_weight == "balanced")
         best = _choose(candidates, design, rule)
         (head,) = _made(kind, settings[best : best + 1], class_weight, seed, given)
         scaler = Scaler.fit(samples.X, *samples.others)
         if in_blocks and isinstance(head, PathHead):
-            head.fit_task(task_of(design, class_weights, scaler.moments(), block))
+            near = tried[best].start if tried else None
+            head.fit_task(task_of(design, class_weights, scaler.moments(), block), start=near, on_step=on_step)
         else:
             X, y = samples.training()
             head.fit(scaler.transform(X), y)
@@ -267,7 +277,8 @@ def _try(
     class_weight: str | None,
     seed: int,
     block: int,
-    report: Callable[[float], None],
+    report: Callable[[int], None],
+    on_step: OnStep | None,
 ) -> list[Trial]:
     heads = _made(kind, settings, class_weight, seed, given_by(design.samples, kind))
     if not design.n_folds:
@@ -278,7 +289,7 @@ def _try(
             raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
         return left_out([head for head in heads if isinstance(head, RidgeHead)], design.samples, class_weights, report)
     kept = kept_rows(design, len(settings))
-    return trials(heads, design, class_weights, kept=kept, block=block, report=report)
+    return trials(heads, design, class_weights, kept=kept, block=block, report=report, on_step=on_step)
 
 
 def _judge(settings: list[dict[str, Any]], tried: list[Trial], design: Design, balanced: bool) -> list[Candidate]:

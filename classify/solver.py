@@ -185,6 +185,7 @@ def minimise(
     past: deque[Double] = deque(maxlen=_STALL_STEPS)
     for step in range(max_steps + 1):
         gap = _gap(problems, at)
+        largest = float((gap / np.maximum(at.objective, 1e-300)).max())
         done = (gap <= tolerance * _penalty(problems, at)) | (step == max_steps)
         if len(past) == _STALL_STEPS:
             done |= past[0] - at.objective < stall * at.objective
@@ -204,7 +205,7 @@ def minimise(
         memory.append(_Pair.between(at, new, width))
         at = new
         if on_step is not None:
-            on_step(step + 1, float((gap / np.maximum(at.objective, 1e-300)).max()))
+            on_step(step + 1, largest)
     return Solution(P, objectives, gaps, steps)
 
 

@@ -19,6 +19,8 @@ from classify.rows import Moments, Rows, Single
 from data.errors import HeadError
 from data.store import Samples
 
+OnStep = Callable[[int, float], None]
+
 # Scores of all settings that are kept to fit probabilities on, at most: 256 MB of float64.
 _KEPT_SCORES = 1 << 25
 # To rank settings less precision will do than for the head that is kept.
@@ -59,11 +61,14 @@ class Trial:
         Its scores for `kept_rows` of them.
     gap : float
         How far its objective may be above the optimum, relatively; zero where there is none.
+    start : ndarray of shape (k, d + 1), float32, or None
+        Where the fit on all rows may start.
     """
 
     correct: npt.NDArray[np.bool_]
     scores: Floats
     gap: float
+    start: Single | None = None
 
 
 def kept_rows(design: Design, n_settings: int) -> slice:
@@ -79,7 +84,8 @@ def trials(
     *,
     kept: slice,
     block: int,
-    report: Callable[[float], None],
+    report: Callable[[int], None],
+    on_step: OnStep | None = None,
 ) -> list[Trial]:
     """Try heads that differ in their settings.
 
@@ -97,9 +103,11 @@ def trials(
         Most values of one block of rows, where rows are read in blocks.
     report : callable
         Told how many fits are done.
+    on_step : callable, optional
+        Told the number of each step of a path's solver, and the largest relative gap.
     """
     if has_path(heads):
-        return _along_path(heads, design, class_weights, kept, block, report)
+        return _along_path(heads, design, class_weights, kept, block, report, on_step)
     return _one_by_one(heads, design, kept, report)
 
 
@@ -125,7 +133,7 @@ def task_of(design: Design, class_weights: Floats | None, moments: Moments | Non
 
 
 def left_out(
-    heads: Sequence[RidgeHead], samples: Samples, class_weights: Floats | None, report: Callable[[float], None]
+    heads: Sequence[RidgeHead], samples: Samples, class_weights: Floats | None, report: Callable[[int], None]
 ) -> list[Trial]:
     """Try ridge's penalties by leaving out each picture in turn, with its copies and views."""
     scaler = Scaler.fit(samples.X, *samples.others)
@@ -153,7 +161,8 @@ def _along_path(
     class_weights: Floats | None,
     kept: slice,
     block: int,
-    report: Callable[[float], None],
+    report: Callable[[int], None],
+    on_step: OnStep | None,
 ) -> list[Trial]:
     first = heads[0]
     assert isinstance(first, PathHead)
@@ -164,7 +173,7 @@ def _along_path(
         if name in options:
             options[name] *= factor
     of_value: dict[Any, Trial] = {}
-    for fit in first.path(task, list(dict.fromkeys(values)), **options):
+    for fit in first.path(task, list(dict.fromkeys(values)), **options, on_step=on_step):
         of_value[fit.value] = _measured(fit, task.moments, design, block, kept)
         report(len(of_value) * design.n_folds)
     return [of_value[value] for value in values]
@@ -189,10 +198,10 @@ def _measured(fit: Fit, moments: Moments, design: Design, block: int, kept: slic
         first = -here.start % steps
         scores[(here.start + first) // steps :][: len(of_block[first::steps])] = of_block[first::steps]
         done = here.stop
-    return Trial(correct, scores, fit.gap)
+    return Trial(correct, scores, fit.gap, fit.start)
 
 
-def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Callable[[float], None]) -> list[Trial]:
+def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Callable[[int], None]) -> list[Trial]:
     n_classes = len(design.samples.classes)
     threads = min(os.cpu_count() or 1, 8) if heads[0].thread_safe else 1
     scores = [np.empty((len(design.held_out), n_classes)) for _ in heads]

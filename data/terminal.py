@@ -39,11 +39,12 @@ class ProgressDisplay:
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 TextColumn("{task.fields[skipped]}"),
+                TextColumn("{task.fields[remark]}"),
                 console=self.console,
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=None, rate="", skipped="")
+            self._task = self._bar.add_task("", total=None, rate="", skipped="", remark="")
         return self
 
     def __exit__(
@@ -72,6 +73,14 @@ class ProgressDisplay:
             left = duration((total - done) / rate)
             tail = f", {skipped} skipped" if skipped else ""
             self.console.print(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
+
+    def remark(self, text: str) -> None:
+        """Show how what is being done right now is coming on."""
+        if self._bar is not None:
+            self._bar.update(self._task, remark=text)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY:
+            self._last_line = time.monotonic()
+            self.console.print(text)
 
 
 def duration(seconds: float) -> str:
