@@ -199,8 +199,7 @@ def _path(
 def _foreseen(known: list[tuple[float, Single]], value: float, first_guess: Single) -> Single:
     """Return where to start: on the line, in log C, through the last two solutions, which the path nearly follows.
 
-    From 1e-6 to 1e5 in 45 values on Caltech-101 this takes 883 steps; from the last solution alone it took more than
-    that by C = 10.
+    From 1e-6 to 1e5 in 45 values on Caltech-101 this takes 883 steps; from the last solution alone 2,175 by C = 562.
     """
     if not known:
         return first_guess

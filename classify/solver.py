@@ -29,7 +29,7 @@ from classify.rows import Moments, Rows, Single, Spectrum
 Double = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
-_MEMORY = 10  # pairs of steps and changes of the gradient; 20 saved a tenth of the steps and cost more than that
+_MEMORY = 10  # pairs of steps and changes of the gradient; 20 save 5 to 20% of the steps, which become dearer
 _ARMIJO = 1e-4
 _ROUNDING = 1e-6  # relative: sums of float32 losses say no more
 _STALL_STEPS = 10
