@@ -15,7 +15,7 @@ from safetensors.numpy import save
 
 from classify.head import Array, Floats, Head
 from classify.heads import HEADS
-from classify.selection import Training
+from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
 from data.errors import HeadError, MissingFile, first_line

@@ -14,8 +14,9 @@ from classify.artifact import TrainedHead, load_head, save_head
 from classify.evaluate import Measured, Pair, Scores, compare_pairs, copies_note, measure, rank
 from classify.head import Array
 from classify.heads import HEADS
-from classify.selection import Training, train
+from classify.selection import train
 from classify.statistics import ALPHA, Separation, separation, winners_optimism
+from classify.training import Training
 from data.errors import HeadError, StoreError
 from data.store import FeatureInfo, FeatureStore, Samples
 

@@ -10,8 +10,9 @@ from classify.artifact import refuse_overwrite, save_head
 from classify.heads import HEADS
 from classify.nested import Nested, nested
 from classify.protocols import Repeats, repeat
-from classify.selection import Training, train
+from classify.selection import train
 from classify.statistics import wilson_interval
+from classify.training import Training
 from data.errors import HeadError
 from data.store import FeatureStore, Samples
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from classify.duplicates import Indices
 from classify.oddities import auc_interval
 from classify.out_of_fold import kept_together, out_of_fold
-from classify.selection import Training
 from classify.statistics import Interval, wilson_interval
+from classify.training import Training
 from data.store import Samples
 
 _SHIFT_PICTURES = 10_000  # as many say whether two splits differ

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from classify.folds import Design
-from classify.selection import Training
+from classify.training import Training
 from data.store import Samples
 
 FOLDS = 5

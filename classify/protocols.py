@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.head import Array
-from classify.selection import Training, train
+from classify.selection import train
 from classify.statistics import Interval, t_interval
+from classify.training import Training
 from data.errors import HeadError
 from data.store import Samples
 

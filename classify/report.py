@@ -15,8 +15,8 @@ from classify.fitting import Fitted
 from classify.head import Head
 from classify.head2toe import Head2ToeHead
 from classify.protocols_report import print_repeats
-from classify.selection import Training
 from classify.statistics import wilson_interval
+from classify.training import Training
 from data.store import Samples
 from data.terminal import duration, printable
 

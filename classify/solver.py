@@ -32,7 +32,7 @@ Indices = npt.NDArray[np.int64]
 _MEMORY = 10  # pairs of steps and changes of the gradient; 20 save 5 to 20% of the steps, which become dearer
 _ARMIJO = 1e-4
 _ROUNDING = 1e-6  # relative: sums of float32 losses say no more
-_STALL_STEPS = 10
+_STALL_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +166,7 @@ def minimise(
     max_steps : int
         Or when it has taken this many steps.
     stall : float
-        Or when ten steps have lowered its objective by less than this, relatively: the certificate is loose where
+        Or when five steps have lowered its objective by less than this, relatively: the certificate is loose where
         C is large and the rows can be told apart.
     on_step : callable, optional
         Called after every step with its number and the largest gap of what is left.

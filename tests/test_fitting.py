@@ -9,7 +9,8 @@ from classify.artifact import load_head
 from classify.folds import Design
 from classify.heads import HEADS
 from classify.nested import nested
-from classify.selection import Candidate, train, within_one_standard_error
+from classify.selection import train
+from classify.training import Candidate, within_one_standard_error
 from data.errors import HeadError
 from data.layout import block_image
 from data.publish import publish

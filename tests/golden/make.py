@@ -8,7 +8,7 @@ import numpy as np
 
 from classify.artifact import save_head
 from classify.linear import CentroidHead
-from classify.selection import Candidate, Training
+from classify.training import Candidate, Training
 from classify.trials import Scaler
 from data.layout import block_image
 from data.publish import publish
