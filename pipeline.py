@@ -392,13 +392,20 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
 
     if (arguments.shots and arguments.curve) or arguments.output or arguments.tune == "val":
         _wrong_usage("fit", "--shots or --curve stands alone: it writes no head, so leave out -o, and --tune val")
+    changed = arguments.rule != "best" or arguments.calibrate != "temperature"
+    if arguments.memory or arguments.grid or arguments.nested or changed:
+        _wrong_usage(
+            "fit",
+            "--memory, --grid, --nested, --rule and --calibrate are for a head that is written: leave "
+            "them out of --shots and --curve",
+        )
     store = FeatureStore(arguments.store)
     samples = store.load(
         arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
     )
     splits = store.splits(samples.dataset)
     on = arguments.on or ("test" if "test" in splits or "val" not in splits else "val")
-    measured = store.load(on, dataset=samples.dataset, spec=samples.spec)
+    measured = store.load(on, dataset=samples.dataset, spec=samples.specs)
     options: dict[str, Any] = {
         "tune": arguments.tune,
         "params": _parameters(arguments.param),

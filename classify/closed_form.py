@@ -27,12 +27,18 @@ class Scatter:
         Of each class.
     sums : ndarray of shape (k, d)
         Of each class's rows.
+    mass : float
+        Weight of all rows.
+    total : ndarray of shape (d,)
+        Sum of all rows.
     gram : ndarray of shape (d, d)
         Of outer products.
     """
 
     weight: Double
     sums: Double
+    mass: float
+    total: Double
     gram: Double
 
     @classmethod
@@ -73,29 +79,38 @@ class _Sums:
 
     def __init__(self, k: int, d: int) -> None:
         self.weight, self.sums, self.gram = np.zeros(k), np.zeros((k, d)), np.zeros((d, d))
+        self.mass, self.total = 0.0, np.zeros(d)
 
     def add(self, X: Double, y: npt.NDArray[Any], w: Double, which: npt.NDArray[np.intp]) -> None:
         if not len(which):
             return
         X, w = X[which], w[which]
         weighted = X * w[:, None]
-        one_hot = np.zeros((len(self.weight), len(X)))
-        one_hot[y[which], np.arange(len(X))] = 1
-        self.weight += one_hot @ w
-        self.sums += one_hot @ weighted
+        if y.ndim == 2:  # several labels a row
+            member = y[which].T.astype(np.float64)
+        else:
+            member = np.zeros((len(self.weight), len(X)))
+            member[y[which], np.arange(len(X))] = 1
+        self.weight += member @ w
+        self.sums += member @ weighted
+        self.mass += float(w.sum())
+        self.total += weighted.sum(axis=0)
         self.gram += weighted.T @ X
 
     def take(self, other: "_Sums", sign: float) -> None:
         self.weight += sign * other.weight
         self.sums += sign * other.sums
         self.gram += sign * other.gram
+        self.mass += sign * other.mass
+        self.total += sign * other.total
 
     def standardised(self, mean: Double, scale: Double) -> Scatter:
         """Return the sums of (x - mean) / scale."""
         sums = self.sums - self.weight[:, None] * mean
-        through = np.outer(self.sums.sum(axis=0), mean)
-        gram = self.gram - through - through.T + self.weight.sum() * np.outer(mean, mean)
-        return Scatter(self.weight, sums / scale, gram / np.outer(scale, scale))
+        through = np.outer(self.total, mean)
+        gram = self.gram - through - through.T + self.mass * np.outer(mean, mean)
+        total = (self.total - self.mass * mean) / scale
+        return Scatter(self.weight, sums / scale, self.mass, total, gram / np.outer(scale, scale))
 
 
 def ridge_path(task: Task, values: Sequence[float], **_: object) -> Iterator[Fit]:
@@ -110,7 +125,7 @@ def ridge_path(task: Task, values: Sequence[float], **_: object) -> Iterator[Fit
     """
     ordered = sorted(values, reverse=True)
     n, d = task.rows.shape
-    solve = _by_rows if n < d or task.y.ndim == 2 else _by_columns
+    solve = _by_rows if n < d else _by_columns
     fits = solve(task, ordered)
     for i, value in enumerate(ordered):
         coef, intercept = (np.stack([fold[part][i] for fold in fits]) for part in (0, 1))
@@ -119,9 +134,10 @@ def ridge_path(task: Task, values: Sequence[float], **_: object) -> Iterator[Fit
 
 def _by_columns(task: Task, penalties: Sequence[float]) -> list[tuple[list[Double], list[Double]]]:
     fits = []
-    labels = np.array([1]) if task.n_classes == 2 else np.arange(task.n_classes)
+    binary = task.n_classes == 2 and task.y.ndim == 1
+    labels = np.array([1]) if binary else np.arange(task.n_classes)
     for scatter in Scatter.of(task):
-        weight, total = scatter.weight.sum(), scatter.sums.sum(axis=0)
+        weight, total = scatter.mass, scatter.total
         mean = total / weight
         gram = scatter.gram - weight * np.outer(mean, mean)
         target_mean = 2 * scatter.weight[labels] / weight - 1

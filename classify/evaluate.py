@@ -184,7 +184,8 @@ def evaluate(
 def copies_note(samples: Samples) -> list[str]:
     """Return a note on exact copies among the measured pictures, if there are any."""
     copies = len(samples) - len(np.unique(samples.digests))
-    return [f"{copies} of these pictures are exact copies of others, and count each time"] if copies else []
+    are = "is an exact copy of another, and counts" if copies == 1 else "are exact copies of others, and count"
+    return [f"{copies} of these pictures {are} each time"] if copies else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +232,8 @@ def measure(head: TrainedHead, samples: Samples, classes: list[str]) -> Measured
     notes = []
     seen = int(head.trained_on(samples.digests).sum())
     if seen:
-        notes.append(f"{seen} of these {len(y)} pictures were in its training set, exactly: its figures flatter")
+        was = "was" if seen == 1 else "were"
+        notes.append(f"{seen} of these {len(y)} pictures {was} in its training set, exactly: its figures flatter")
     if (head.info["selection"]["tuned_on"], head.info["trained_on"]["dataset"]) == (samples.split, samples.dataset):
         notes.append(f"{samples.split} helped to choose its regularisation: its figures flatter")
     return Measured(head, classes, y, head.predict_proba(samples.X)[:, order], notes)

@@ -10,7 +10,7 @@ from classify.artifact import refuse_overwrite, save_head
 from classify.heads import HEADS
 from classify.nested import Nested, nested
 from classify.protocols import Repeats, repeat
-from classify.selection import train
+from classify.selection import settings_of, train
 from classify.statistics import wilson_interval
 from classify.training import Training
 from data.errors import HeadError
@@ -142,6 +142,7 @@ class Fitting:
         refuse_overwrite(output)
         if self.nested and self.tune == "val":
             raise HeadError("--nested is cross-validation around cross-validation: leave out --tune val")
+        self._refuse_chart(kind)
         learn = functools.partial(self._train, kind)
         repeats = None
         if self.repeats:
@@ -202,15 +203,20 @@ class Fitting:
             on_step=self.on_step,
         )
 
+    def _refuse_chart(self, kind: str) -> None:
+        """Raise, before anything is trained, where there would be nothing to draw."""
+        settings = settings_of(kind, self.params, self.tune, self.grid)
+        along = [name for name in settings[0] if len({str(setting[name]) for setting in settings}) > 1]
+        if self.png and len(along) != 1:
+            raise HeadError(
+                f"--png draws what was tried along one parameter, and {kind} is tried along "
+                f"{' and '.join(along) or 'none'}: set the others with --param, or leave out --png"
+            )
+
     def _drawn(self, training: Training) -> str | None:
         """Draw the path, if it was asked for."""
-        if self.png is None:
+        if self.png is None or not training.along:
             return None
-        if len(training.along) != 1:
-            raise HeadError(
-                f"--png draws what was tried along one parameter, and {training.kind} was tried along "
-                f"{' and '.join(training.along) or 'none'}: set the others with --param, or leave out --png"
-            )
         (name,) = training.along
         from classify.charts import path_chart
 

@@ -119,7 +119,20 @@ class PathHead(LinearHead):
         self.scale_, self.bias_, self.converged_, self.multilabel_ = 1.0, 0.0, True, False
         self._solve(task, **options)
 
+    def check(self) -> None:
+        """Raise if the parameter that the path runs along makes no sense.
+
+        Raises
+        ------
+        HeadError
+            With what it may be.
+        """
+        value = getattr(self, self.along)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
+            raise HeadError(f"{self.along} must be a number above 0, got {value!r}")
+
     def _solve(self, task: Task, **options: Any) -> None:
+        self.check()
         (fit,) = self.path(task, [getattr(self, self.along)], **self.options(), **options)
         self._keep(fit.coef[0], fit.intercept[0])
         self.gap_, self.n_iter_ = fit.gap, max(fit.steps, 1)
@@ -269,6 +282,12 @@ class LDAHead(PathHead):
         self.shrinkage = shrinkage
         self.class_weight = class_weight
         self.random_state = random_state
+
+    def check(self) -> None:
+        """Raise if the shrinkage is neither ``auto`` nor between 0 and 1."""
+        number = isinstance(self.shrinkage, (int, float)) and 0 <= self.shrinkage <= 1
+        if self.shrinkage != "auto" and not number:
+            raise HeadError(f"shrinkage must be auto or a number from 0 to 1, got {self.shrinkage!r}")
 
     def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
         """Yield the analysis for each shrinkage."""

@@ -11,6 +11,8 @@ from classify.training import Training
 from data.store import Samples
 
 FOLDS = 5
+# Rows that are asked about at once, since all of a fold may not fit into memory.
+_AT_ONCE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,12 @@ def nested(
     for f in range(design.n_folds):
         training = train_on(samples.take(design.inside(f)))
         out = np.flatnonzero(design.fold == f)
-        answers = training.head.predict(training.scaler.transform(samples.X[out]))
+        answers = np.concatenate(
+            [
+                training.head.predict(training.scaler.transform(samples.X[out[a : a + _AT_ONCE]]))
+                for a in range(0, len(out), _AT_ONCE)
+            ]
+        )
         correct = int((answers == samples.y[out]).sum())
         right, n = right + correct, n + len(out)
         folds.append({"params": training.params, "accuracy": correct / len(out), "n": len(out)})

@@ -86,9 +86,12 @@ class Task:
     def signs(self) -> npt.NDArray[np.int8]:
         """Return -1 and 1 for each class, (n, k); for two classes of the second alone, (n, 1)."""
         if self.y.ndim == 2:
-            return np.where(self.y > 0, 1, -1).astype(np.int8)
-        labels = np.array([1]) if self.n_classes == 2 else np.arange(self.n_classes)
-        return np.where(self.y[:, None] == labels, 1, -1).astype(np.int8)
+            return np.where(self.y > 0, np.int8(1), np.int8(-1))
+        if self.n_classes == 2:
+            return np.where(self.y == 1, np.int8(1), np.int8(-1))[:, None]
+        signs = np.full((len(self.y), self.n_classes), -1, dtype=np.int8)
+        signs[np.arange(len(self.y)), self.y] = 1
+        return signs
 
 
 def logistic_path(
@@ -112,7 +115,7 @@ def logistic_path(
     tolerance, max_steps, stall, on_step
         See `classify.solver.minimise`.
     start : ndarray of shape (f * k, d + 1), optional
-        Where the first value starts, as `Fit.start` gives it.
+        Where the first value starts; for a task of one fold `Fit.start` is one.
     """
     if task.y.ndim == 2 or task.n_classes == 2:
         return _path(task, task.signs(), logistic, 1, False, values, tolerance, max_steps, stall, start, on_step)
@@ -140,7 +143,7 @@ def svm_path(
     tolerance, max_steps, stall, on_step
         See `classify.solver.minimise`.
     start : ndarray of shape (f * k, d + 1), optional
-        Where the first value starts, as `Fit.start` gives it.
+        Where the first value starts; for a task of one fold `Fit.start` is one.
     """
     return _path(task, task.signs(), squared_hinge, 1, True, values, tolerance, max_steps, stall, start, on_step)
 

@@ -1,6 +1,6 @@
 """Rows of vectors in blocks, whether they lie in memory or in a store, and their moments.
 
-Whatever has a shape and gives rows by slice will do: an array, or `data.stored.StoredVectors`, which reads them.
+Whatever has a shape and gives rows by slice will do: an array, or `data.reading.StoredVectors`, which reads them.
 """
 
 import dataclasses
@@ -97,7 +97,9 @@ class Moments:
         variance = second / total[:, None] - first * first
         mean = first + (0.0 if origin is None else origin)
         scale = np.sqrt(np.maximum(variance, 0))
-        scale[scale < 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0
+        # what is left where larger numbers cancel is rounding: in the float32 of the rows, and in the sums
+        rounding = np.maximum(1e-7 * np.abs(mean), 1e-6 * np.sqrt(second / total[:, None]))
+        scale[scale < np.maximum(rounding, 1e-37)] = 1.0
         scale[scale == 0] = 1.0
         return cls(mean, scale)
 

@@ -99,9 +99,11 @@ def train(
     samples = samples.labelled()
     _check_classes(samples)
     fixed = dict(params or {})
-    settings = _grid(kind, fixed, tune, grid)
+    settings = settings_of(kind, fixed, tune, grid)
     if rule not in RULES:
         raise HeadError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
+    if rule == "one-se" and tune != "cv":
+        raise HeadError(f"the one-standard-error rule goes by the deviation between folds: use --tune cv, not {tune}")
     if calibration not in METHODS:
         raise HeadError(f"no way to calibrate {calibration!r}: choose one of {', '.join(METHODS)}")
     if tune == "val":
@@ -111,14 +113,17 @@ def train(
     else:
         design = Design.cross_validation(samples, _FOLDS, seed)
     if not design.n_folds:  # one picture of each class: nothing can be held out
-        settings = _grid(kind, fixed, "none", grid)
+        settings = settings_of(kind, fixed, "none", grid)
     elif len(settings) == 1 and not measure:
         design = dataclasses.replace(design, fold=np.full(len(samples), -1), val=None)
     given = given_by(samples, kind)
     block = (memory or _MEMORY) // 32  # float32 values: an eighth of the memory
     in_blocks = has_path(_made(kind, settings, class_weight, seed, given))
-    if not in_blocks:
-        refuse_larger(3 * (1 + len(samples.others)) * 4 * len(samples) * samples.X.shape[1], memory or 1 << 62, kind)
+    values = (1 + len(samples.others)) * len(samples) * samples.X.shape[1]
+    if tune == "loo":
+        refuse_larger(8 * 4 * values, memory, f"{kind} with --tune loo")  # float64: rows, centred, turned, a temporary
+    elif not in_blocks:
+        refuse_larger(4 * 3 * values, memory, kind)  # float32: rows, those of a fold, standardised
     class_weights = _class_weights(samples, class_weight)
     report = on_progress or (lambda done, total: None)
     total = len(settings) * max(design.n_folds, 1) + 1
@@ -224,7 +229,7 @@ def _notes(kind: str, head: Head, settings: list[dict[str, Any]], best: int, can
     notes = []
     if not head.converged_:
         gap = getattr(head, "gap_", None)
-        bound = f": its objective is certainly within {gap:.1e} of the optimum, relatively" if gap else ""
+        bound = f": its objective is within {gap:.1e} of the optimum, relatively" if gap and np.isfinite(gap) else ""
         notes.append(f"the solver of {kind} stopped before it had converged{bound}")
     if len(settings) > 1 and best == len(settings) - 1:
         setting = ", ".join(f"{k} = {v}" for k, v in settings[best].items())
@@ -246,7 +251,14 @@ def _class_weights(samples: Samples, class_weight: str | None) -> Floats | None:
     return np.asarray(len(samples) / (len(counts) * counts))
 
 
-def _grid(kind: str, fixed: dict[str, Any], tune: str, values: Sequence[Any] | None) -> list[dict[str, Any]]:
+def settings_of(kind: str, fixed: dict[str, Any], tune: str, values: Sequence[Any] | None) -> list[dict[str, Any]]:
+    """Return the settings that `train` tries, from the strongest regularisation to the weakest.
+
+    Raises
+    ------
+    HeadError
+        If there is no such kind, way to tune or parameter.
+    """
     if kind not in HEADS:
         raise HeadError(f"no head {kind!r}: choose one of {', '.join(HEADS)}")
     if tune not in TUNE:
@@ -257,14 +269,21 @@ def _grid(kind: str, fixed: dict[str, Any], tune: str, values: Sequence[Any] | N
             names = ", ".join(k for k in known if k not in GIVEN) or "none"
             raise HeadError(f"head {kind} has no parameter {name!r}, only: {names}")
     free = {name: values for name, values in HEADS[kind].grid.items() if name not in fixed}
+    if values and (tune == "none" or len(free) != 1):
+        chosen = "nothing" if tune == "none" else " and ".join(free) or "nothing"
+        raise HeadError(f"{kind} chooses {chosen} here, and values to try are of one parameter: leave out --grid")
     if tune == "none" or not free:
         return [{**fixed, **{name: known[name] for name in free}}]
-    choices = dict(free)
-    if values:
-        if len(free) > 1:
-            raise HeadError(f"head {kind} chooses {' and '.join(free)}: set all but one before naming values to try")
-        choices = dict.fromkeys(free, tuple(values))
+    choices = {name: _ordered(values, default) if values else default for name, default in free.items()}
     return [{**fixed, **dict(zip(choices, chosen, strict=True))} for chosen in itertools.product(*choices.values())]
+
+
+def _ordered(values: Sequence[Any], default: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return values from the strongest regularisation to the weakest, as the head's own are; whole where those are."""
+    if any(isinstance(value, str) for value in default):
+        return tuple(values)
+    kind = int if all(isinstance(value, int) for value in default) else float
+    return tuple(sorted({kind(round(v) if kind is int else v) for v in values}, reverse=default[0] > default[-1]))
 
 
 def _check_classes(samples: Samples) -> None:

@@ -11,8 +11,8 @@ curvature of the loss at the current point, for each class: one decomposition pr
 
 The certificate. With the dual variables that the slopes of the loss give, the Fenchel-Young inequality is tight on
 every row, and the duality gap collapses to ``|gradient|^2 / 2``: the objective is at most that far above its optimum.
-For a free intercept this asks for slopes that sum to zero, as they do at the best intercept; what is lacking is
-counted as the gain of one Newton step on the intercept, ``g_b^2 / (2 * curvature)``.
+That is a bound for the penalised intercept. For a free one it asks for slopes that sum to zero, as they do at the best
+intercept; what is lacking is estimated as the gain of a Newton step on each intercept, ``g_b^2 / (2 * curvature)``.
 """
 
 import dataclasses
@@ -188,7 +188,7 @@ def minimise(
         largest = float((gap / np.maximum(at.objective, 1e-300)).max())
         done = (gap <= tolerance * _penalty(problems, at)) | (step == max_steps)
         if len(past) == _STALL_STEPS:
-            done |= past[0] - at.objective < stall * at.objective
+            done |= past[0] - at.objective <= stall * at.objective
         if done.any():
             mine = left[done]
             P[_columns(mine, width)] = at.P[_columns(np.flatnonzero(done), width)]

@@ -18,11 +18,12 @@ from classify.paths import Fit, Task
 from classify.rows import Moments, Rows, Single
 from data.errors import HeadError
 from data.store import Samples
+from data.terminal import size
 
 OnStep = Callable[[int, float], None]
 
-# Scores of all settings that are kept to fit probabilities on, at most: 256 MB of float64.
-_KEPT_SCORES = 1 << 25
+# Scores of all settings that are kept to fit probabilities on, at most: 64 MB of float64, of which fitting takes four.
+_KEPT_SCORES = 1 << 23
 # To rank settings less precision will do than for the head that is kept. On Caltech-101's path from 1e-6 to 1e5 the
 # objectives are within 1e-3 up to C = 1 and 1e-2 beyond, in 507 steps instead of 869.
 _RANKING = {"tolerance": 10.0, "stall": 20.0}
@@ -167,6 +168,9 @@ def _along_path(
 ) -> list[Trial]:
     first = heads[0]
     assert isinstance(first, PathHead)
+    for head in heads:
+        if isinstance(head, PathHead):
+            head.check()
     task = task_of(design, class_weights, None, block)
     values = [getattr(head, first.along) for head in heads]
     options = first.options()
@@ -233,7 +237,7 @@ def _fit_and_score(head: Head, X: Array, y: Array, X_out: Array, n_classes: int)
     return full
 
 
-def refuse_larger(nbytes: int, memory: int, kind: str) -> None:
+def refuse_larger(nbytes: int, memory: int | None, kind: str) -> None:
     """Raise where a head that wants all vectors in memory would get more than it may use.
 
     Raises
@@ -241,8 +245,8 @@ def refuse_larger(nbytes: int, memory: int, kind: str) -> None:
     HeadError
         With what to do instead.
     """
-    if nbytes > memory:
+    if memory is not None and nbytes > memory:
         raise HeadError(
-            f"{kind} wants all vectors in memory, {nbytes / 1e9:.1f} GB with its copies, and --memory allows "
-            f"{memory / 1e9:.1f} GB: choose lr, svm, ridge or lda, which read in chunks, or allow more"
+            f"{kind} wants all vectors in memory, {size(nbytes)} with its copies, and --memory allows {size(memory)}: "
+            "choose lr, svm, ridge or lda by cross-validation, which read in chunks, or allow more"
         )

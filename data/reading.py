@@ -65,7 +65,7 @@ class Located:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """As it is stored."""
+        """As it is stored, in the first of the files."""
         return self.groups[0].dtype
 
     def read(self, which: slice | Rows) -> Vectors:
@@ -123,16 +123,18 @@ class StoredVectors:
 
     def keeping(self, parts: Sequence[Path]) -> "StoredVectors":
         """Return the same with open files of its own, which are closed when it goes."""
-        stack = contextlib.ExitStack()
-        opened = {path: stack.enter_context(Part(path)).features() for path in parts}
-        features = []
-        for feature in self._features:
-            groups = [opened[group.path][group.fingerprint] for group in feature.groups]
-            for group in groups:
-                group.prepare()
-            features.append(feature.moved_to(groups))
-        kept = StoredVectors(features, self.shape[0], self._rows)
-        weakref.finalize(kept, stack.close)
+        with contextlib.ExitStack() as stack:
+            opened = {path: stack.enter_context(Part(path)).features() for path in parts}
+            features = []
+            for feature in self._features:
+                groups = [opened.get(group.path, {}).get(group.fingerprint) for group in feature.groups]
+                for new, old in zip(groups, feature.groups, strict=True):
+                    if new is None or not np.array_equal(new.digests, old.digests):
+                        raise StoreError(f"{old.path} was replaced while it was read: run the same command again")
+                    new.prepare()
+                features.append(feature.moved_to([group for group in groups if group is not None]))
+            kept = StoredVectors(features, self.shape[0], self._rows)
+            weakref.finalize(kept, stack.pop_all().close)
         return kept
 
 
@@ -175,13 +177,9 @@ def _read_rows(group: FeatureGroup, rows: npt.NDArray[np.int64], out: Vectors, a
         for chosen in mine:
             block = int(rows[chosen[0]]) // size
             target, source = at[chosen], rows[chosen] - block * size
-            whole = len(chosen) == min(size, len(group) - block * size)
-            if (
-                whole
-                and group.dtype == out.dtype
-                and target[-1] - target[0] == len(chosen) - 1
-                and (np.diff(target) == 1).all()
-            ):
+            whole = np.array_equal(source, np.arange(min(size, len(group) - block * size)))
+            run = whole and target[-1] - target[0] == len(chosen) - 1 and (np.diff(target) == 1).all()
+            if run and group.dtype == out.dtype:
                 group.read_block(block, out[target[0] : target[-1] + 1])
             else:
                 out[target] = group.read_block(block)[source]

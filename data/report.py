@@ -85,7 +85,8 @@ def oddities(view: View, old: View | None) -> list[str]:
             len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
             for column in (view.splits, view.targets)
         )
-        note = f"{copies} pictures are exact copies of others (extracted once)"
+        are = "picture is an exact copy of another" if copies == 1 else "pictures are exact copies of others"
+        note = f"{copies} {are} (extracted once)"
         note += f"; {across} contents stand in two splits" if across else ""
         note += f"; {two_labels} contents stand under two labels" if two_labels else ""
         notes.append(note)

@@ -122,7 +122,7 @@ def test_only_new_pictures_are_computed(pictures, tmp_path):
     shutil.copy(pictures / "train/red/0.png", pictures / "train/red/copy.png")
     result = extract(pictures, store)
     assert (result.images, result.extracted, result.reused) == (42, 5, 37)
-    assert "1 pictures are exact copies of others (extracted once)" in result.notes[0]
+    assert "1 picture is an exact copy of another (extracted once)" in result.notes[0]
 
 
 def test_features_do_not_depend_on_batch_order_or_workers(pictures, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from classify.artifact import load_head
 from classify.folds import Design
 from classify.heads import HEADS
 from classify.nested import nested
-from classify.selection import train
+from classify.selection import settings_of, train
 from classify.training import Candidate, within_one_standard_error
 from data.errors import HeadError
 from data.layout import block_image
@@ -231,6 +232,20 @@ def test_all_heads_are_fitted_and_ranked_by_what_was_held_out(folder):
         (["--head", "lr", "--memory", "many"], 2, "must be a size such as 2GB or 500MB"),
         (["--head", "lr", "--tune", "val", "--nested"], 1, "leave out --tune val"),
         (["--head", "mlp", "--memory", "1kB"], 1, "mlp wants all vectors in memory"),
+        (
+            ["--head", "ridge", "--tune", "loo", "--memory", "1kB"],
+            1,
+            "ridge with --tune loo wants all vectors",
+        ),
+        (
+            ["--head", "ridge", "--tune", "loo", "--rule", "one-se"],
+            1,
+            "goes by the deviation between folds",
+        ),
+        (["--head", "lr", "--param", "C=-1"], 1, "C must be a number above 0, got -1.0"),
+        (["--head", "svm", "--param", "C=much"], 1, "C must be a number above 0, got 'much'"),
+        (["--head", "lda", "--param", "shrinkage=2"], 1, "shrinkage must be auto or a number from 0 to 1, got 2"),
+        (["--head", "centroid", "--grid", "1", "2", "3"], 1, "centroid chooses nothing here"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(folder, arguments, code, message):
@@ -238,3 +253,43 @@ def test_what_cannot_be_done_is_said_in_a_sentence(folder, arguments, code, mess
     assert done.returncode == code
     assert message in done.stderr
     assert not (folder / "x.head").exists()
+
+
+@pytest.mark.parametrize(("kind", "name"), [("lr", "C"), ("ridge", "alpha"), ("knn", "k")])
+def test_values_of_ones_own_go_from_the_strongest_regularisation_to_the_weakest(kind, name):
+    ours = [setting[name] for setting in settings_of(kind, {}, "cv", [1.0, 3.0, 9.0])]
+    default = HEADS[kind].grid[name]
+    assert (ours[0] > ours[-1]) == (default[0] > default[-1])
+    assert {type(value) for value in ours} == {type(default[0])}
+
+
+def test_few_shots_take_several_features(folder, tmp_path):
+    X, y = vectors(60)
+    splits = np.array(["test" if i % 4 == 0 else "train" for i in range(60)])
+    view = make_view(list(range(60)), targets=y.astype(np.int32), classes=CLASSES, splits=splits)
+    for number, spec in enumerate((SPEC, dataclasses.replace(SPEC, layer="layer3", pooling="avg"))):
+        features = {"spec": spec, "provenance": [], "requests": [], "rows": 60, "dim": 12, "dtype": X.dtype}
+        image = block_image({**features, "slabs": [(view.digests, X + number)]}, view)
+        stage_block(tmp_path / "two.h5", new_run_id(), 0, image)
+        publish(tmp_path / "two.h5", view, commands={})
+    done = penult(
+        "fit",
+        "two.h5",
+        "--head",
+        "centroid",
+        "--features",
+        "penultimate",
+        "layer3",
+        "--shots",
+        "2",
+        "--repeats",
+        "2",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_belongs_to_a_head_is_refused_where_none_is_written(folder):
+    done = penult("fit", "f.h5", "--head", "lr", "--shots", "1", "--nested", cwd=folder)
+    assert done.returncode == 2
+    assert "are for a head that is written" in done.stderr

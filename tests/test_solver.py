@@ -218,6 +218,17 @@ def test_moments_bear_a_large_mean_and_constant_columns():
     assert moments.scale[0, 2] == 1
 
 
+def test_a_column_that_only_a_held_out_row_fills_is_constant_in_its_fold():
+    X = np.random.default_rng(0).normal(size=(1300, 40)).astype(np.float32)
+    X[:, 20:] = 0
+    X[0, 20:] = np.random.default_rng(1).uniform(0.1, 5, 20)
+    masks = np.ones((1300, 2), dtype=np.float32)
+    masks[0, 0] = 0
+    moments = Moments.of(Rows([X]), masks)
+    assert (moments.scale[0, 20:] == 1).all()
+    np.testing.assert_allclose(moments.scale[1], X.std(axis=0, dtype=float), rtol=1e-6)
+
+
 @every_shape
 def test_the_spectrum_is_that_of_the_standardised_rows(n, d):
     X, _ = problem(n, d, 2)

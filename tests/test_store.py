@@ -274,3 +274,13 @@ def test_blocks_made_at_once_in_several_threads_are_whole(tmp_path, stage):
     for spec in specs:
         assert (vectors_of(list(range(400))) == held.load(spec=spec).X).all()
     assert verify_store(tmp_path / "f.h5").problems == []
+
+
+def test_copies_that_are_as_many_as_a_block_has_rows_do_not_stand_for_the_block(tmp_path, stage):
+    store = tmp_path / "f.h5"
+    view = make_view([0, 1, 1, 2, 3], splits=np.array(["train"] * 4 + ["test"]))
+    put(store, stage, [0, 1, 2, 3], view)
+    assert np.array_equal(FeatureStore(store).load("train").X, vectors_of([0, 1, 1, 2]))
+    kept = FeatureStore(store).load("train", memory=0)
+    assert np.array_equal(kept.X[:], vectors_of([0, 1, 1, 2]))
+    assert np.array_equal(kept.X[np.array([3, 0, 0, 1])], vectors_of([2, 0, 0, 1]))
