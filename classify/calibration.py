@@ -108,14 +108,14 @@ def calibrate(scores: Floats, y: Array, folds: Array, method: str = "temperature
     return Calibration(method, scale, bias, before, Reliability.of(probabilities, y))
 
 
-def fit_scale(scores: Floats, y: Array) -> float:
+def fit_scale(scores: Floats, y: Array, weights: Floats | None = None) -> float:
     """Return the factor on held-out scores, (n, k), that gives the lowest log-loss of their softmax.
 
     Temperature scaling (Guo et al. 2017, arXiv:1706.04599): it moves no decision.
     """
     spread = max(float(np.abs(scores - scores.max(axis=1, keepdims=True)).mean()), 1e-12)
     found = minimize_scalar(
-        lambda log_scale: log_loss(softmax(np.exp(log_scale) / spread * scores), y),
+        lambda log_scale: log_loss(softmax(np.exp(log_scale) / spread * scores), y, weights),
         bounds=(-7, 7),
         method="bounded",
     )
@@ -155,9 +155,12 @@ def fit_platt(scores: Floats, y: Array) -> tuple[Floats, Floats]:
     return np.broadcast_to(theta[:factors] / spread, k).copy(), theta[factors:]
 
 
-def log_loss(probabilities: Floats, y: Array) -> float:
+def log_loss(probabilities: Floats, y: Array, weights: Floats | None = None) -> float:
     """Return the mean negative log-likelihood, in nats; a probability below 1e-15 counts as 1e-15."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-15)).mean()) if len(y) else float("nan")
+    if not len(y):
+        return float("nan")
+    losses = -np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-15))
+    return float(np.average(losses, weights=weights))
 
 
 def calibration_error(probabilities: Floats, correct: npt.NDArray[np.bool_]) -> float:

@@ -113,7 +113,7 @@ class _Sums:
         return Scatter(self.weight, sums / scale, self.mass, total, gram / np.outer(scale, scale))
 
 
-def ridge_path(task: Task, values: Sequence[float], **_: object) -> Iterator[Fit]:
+def ridge_path(task: Task, values: Sequence[float]) -> Iterator[Fit]:
     """Yield least squares on targets of -1 and 1 with a free intercept, for each penalty, strongest first.
 
     Parameters
@@ -224,7 +224,7 @@ def ridge_left_out(
     return answers
 
 
-def lda_path(task: Task, values: Sequence[float | str], **_: object) -> Iterator[Fit]:
+def lda_path(task: Task, values: Sequence[float | str]) -> Iterator[Fit]:
     """Yield linear discriminant analysis for each shrinkage of the pooled covariance towards its mean variance.
 
     Parameters

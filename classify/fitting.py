@@ -11,13 +11,13 @@ from classify.heads import HEADS
 from classify.nested import Nested, nested
 from classify.protocols import Repeats, repeat
 from classify.selection import settings_of, train
+from classify.solver import OnStep
 from classify.statistics import wilson_interval
 from classify.training import Training
 from data.errors import HeadError
 from data.store import FeatureStore, Samples
 
 OnProgress = Callable[[int, int], None]
-OnStep = Callable[[int, float], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The linear heads: logistic regression, linear SVM, ridge, discriminant analysis and class means."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
@@ -13,6 +14,7 @@ from classify.closed_form import lda_path, ridge_path
 from classify.head import Array, ClassWeight, Floats, LinearHead, Vectors
 from classify.paths import Fit, Task, logistic_path, svm_path
 from classify.rows import Moments, Rows
+from classify.solver import OnStep, Stopping
 from data.errors import HeadError
 
 SOLVERS = ("penult", "sklearn")
@@ -104,20 +106,22 @@ class PathHead(LinearHead):
         self._solve(Task(rows, y, len(self.classes_), w, Moments(mean, np.ones_like(mean))))
         self.intercept_ = self.intercept_ - self.coef_.astype(np.float64) @ mean[0]
 
-    def fit_task(self, task: Task, **options: Any) -> None:
+    def fit_task(self, task: Task, start: Vectors | None = None, on_step: OnStep | None = None) -> None:
         """Learn from a task with one fold: the head is for rows standardised by its moments, of classes 0 .. k - 1.
 
         Parameters
         ----------
         task : Task
             What is to be learnt.
-        **options
-            `start` and `on_step` of the path.
+        start : ndarray of shape (k, d + 1), optional
+            Where to start.
+        on_step : callable, optional
+            Told of each step of the solver.
         """
         self.classes_ = np.arange(task.n_classes)
         self.n_features_in_ = task.rows.shape[1]
         self.scale_, self.bias_, self.converged_, self.multilabel_ = 1.0, 0.0, True, False
-        self._solve(task, **options)
+        self._solve(task, start, on_step)
 
     def check(self) -> None:
         """Raise if the parameter that the path runs along makes no sense.
@@ -131,20 +135,23 @@ class PathHead(LinearHead):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
             raise HeadError(f"{self.along} must be a number above 0, got {value!r}")
 
-    def _solve(self, task: Task, **options: Any) -> None:
+    def _solve(self, task: Task, start: Vectors | None = None, on_step: OnStep | None = None) -> None:
         self.check()
-        (fit,) = self.path(task, [getattr(self, self.along)], **self.options(), **options)
+        stopping = dataclasses.replace(self.stopping(), on_step=on_step)
+        (fit,) = self.path(task, [getattr(self, self.along)], stopping, start)
         self._keep(fit.coef[0], fit.intercept[0])
         self.gap_, self.n_iter_ = fit.gap, max(fit.steps, 1)
         self.converged_ = fit.gap <= getattr(self, "tol", 0.0)
 
-    def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
+    def path(
+        self, task: Task, values: Sequence[Any], stopping: Stopping, start: Vectors | None = None
+    ) -> Iterator[Fit]:
         """Yield a fit for each value of the parameter that the path runs along."""
         raise NotImplementedError
 
-    def options(self) -> dict[str, Any]:
-        """Return what the path is given."""
-        return {}
+    def stopping(self) -> Stopping:
+        """Return when the solver stops, for heads that have one."""
+        return Stopping()
 
 
 class SolverHead(PathHead):
@@ -182,9 +189,9 @@ class SolverHead(PathHead):
         self.class_weight = class_weight
         self.random_state = random_state
 
-    def options(self) -> dict[str, Any]:
-        """Return what `classify.solver.minimise` is given."""
-        return {"tolerance": self.tol, "max_steps": self.max_iter, "stall": self.tol / 10}
+    def stopping(self) -> Stopping:
+        """Return when the solver stops."""
+        return Stopping(self.tol, self.max_iter, self.tol / 10)
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         if self.solver not in SOLVERS:
@@ -209,9 +216,11 @@ class LogisticHead(SolverHead):
 
     grid: ClassVar = {"C": (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
 
-    def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
+    def path(
+        self, task: Task, values: Sequence[Any], stopping: Stopping, start: Vectors | None = None
+    ) -> Iterator[Fit]:
         """Yield logistic regression for each C, smallest first."""
-        return logistic_path(task, values, **options)
+        return logistic_path(task, values, stopping, start)
 
     def _peer(self) -> Any:
         from sklearn.linear_model import LogisticRegression
@@ -242,9 +251,11 @@ class SVMHead(SolverHead):
         """Whether several may be fitted at once in threads and still give the same result each time."""
         return self.solver == "penult"
 
-    def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
+    def path(
+        self, task: Task, values: Sequence[Any], stopping: Stopping, start: Vectors | None = None
+    ) -> Iterator[Fit]:
         """Yield the machine for each C, smallest first."""
-        return svm_path(task, values, **options)
+        return svm_path(task, values, stopping, start)
 
     def _peer(self) -> Any:
         from sklearn.svm import LinearSVC
@@ -264,9 +275,11 @@ class RidgeHead(PathHead):
         self.class_weight = class_weight
         self.random_state = random_state
 
-    def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
+    def path(
+        self, task: Task, values: Sequence[Any], stopping: Stopping, start: Vectors | None = None
+    ) -> Iterator[Fit]:
         """Yield ridge for each penalty, strongest first."""
-        return ridge_path(task, values, **options)
+        return ridge_path(task, values)
 
 
 class LDAHead(PathHead):
@@ -289,9 +302,11 @@ class LDAHead(PathHead):
         if self.shrinkage != "auto" and not number:
             raise HeadError(f"shrinkage must be auto or a number from 0 to 1, got {self.shrinkage!r}")
 
-    def path(self, task: Task, values: Sequence[Any], **options: Any) -> Iterator[Fit]:
+    def path(
+        self, task: Task, values: Sequence[Any], stopping: Stopping, start: Vectors | None = None
+    ) -> Iterator[Fit]:
         """Yield the analysis for each shrinkage."""
-        return lda_path(task, values, **options)
+        return lda_path(task, values)
 
 
 class CentroidHead(LinearHead):

@@ -1,7 +1,7 @@
 """A linear head for every strength of its penalty and every fold, from shared passes over the rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from classify.losses import Columns, Loss, logistic, multinomial, squared_hinge
 from classify.rows import Moments, Rows, Single, Spectrum
-from classify.solver import Problems, minimise
+from classify.solver import Problems, Stopping, minimise
 
 Double = npt.NDArray[np.float64]
 
 # So many columns make the products with the rows wide enough to run at the processor's speed.
 _COLUMNS = 128
+_STOPPING = Stopping()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +96,7 @@ class Task:
 
 
 def logistic_path(
-    task: Task,
-    values: Sequence[float],
-    *,
-    tolerance: float = 1e-4,
-    max_steps: int = 500,
-    stall: float = 0.0,
-    start: Single | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    task: Task, values: Sequence[float], stopping: Stopping = _STOPPING, start: Single | None = None
 ) -> Iterator[Fit]:
     """Yield logistic regression for each C, smallest first: multinomial, or binary where k is 2 or labels are several.
 
@@ -112,57 +106,41 @@ def logistic_path(
         What is to be learnt.
     values : sequence of float
         Of C, in any order.
-    tolerance, max_steps, stall, on_step
-        See `classify.solver.minimise`.
+    stopping : Stopping
+        When the solver stops.
     start : ndarray of shape (f * k, d + 1), optional
         Where the first value starts; for a task of one fold `Fit.start` is one.
     """
     if task.y.ndim == 2 or task.n_classes == 2:
-        return _path(task, task.signs(), logistic, 1, False, values, tolerance, max_steps, stall, start, on_step)
-    return _path(task, task.y, multinomial, task.n_classes, False, values, tolerance, max_steps, stall, start, on_step)
+        return _path(_Objective(logistic, 1, False, task.signs()), task, values, stopping, start)
+    return _path(_Objective(multinomial, task.n_classes, False, task.y), task, values, stopping, start)
 
 
 def svm_path(
-    task: Task,
-    values: Sequence[float],
-    *,
-    tolerance: float = 1e-4,
-    max_steps: int = 500,
-    stall: float = 0.0,
-    start: Single | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    task: Task, values: Sequence[float], stopping: Stopping = _STOPPING, start: Single | None = None
 ) -> Iterator[Fit]:
     """Yield LinearSVC's model (squared hinge, each class against the rest) for each C, smallest first.
 
-    Parameters
-    ----------
-    task : Task
-        What is to be learnt.
-    values : sequence of float
-        Of C, in any order.
-    tolerance, max_steps, stall, on_step
-        See `classify.solver.minimise`.
-    start : ndarray of shape (f * k, d + 1), optional
-        Where the first value starts; for a task of one fold `Fit.start` is one.
+    The parameters are those of `logistic_path`.
     """
-    return _path(task, task.signs(), squared_hinge, 1, True, values, tolerance, max_steps, stall, start, on_step)
+    return _path(_Objective(squared_hinge, 1, True, task.signs()), task, values, stopping, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """A loss with the columns of a problem, whether the intercept is penalised, and the targets in the loss's form."""
+
+    loss: Loss
+    width: int
+    penalised: bool
+    targets: npt.NDArray[Any]
 
 
 def _path(
-    task: Task,
-    targets: npt.NDArray[Any],
-    loss: Loss,
-    width: int,
-    penalised: bool,
-    values: Sequence[float],
-    tolerance: float,
-    max_steps: int,
-    stall: float,
-    start: Single | None,
-    on_step: Callable[[int, float], None] | None,
+    objective: _Objective, task: Task, values: Sequence[float], stopping: Stopping, start: Single | None
 ) -> Iterator[Fit]:
     d = task.rows.shape[1]
-    k = width if targets.ndim == 1 else int(targets.shape[1])
+    k = objective.width if objective.targets.ndim == 1 else int(objective.targets.shape[1])
     f = task.folds
     spectrum = Spectrum.of(task.rows, task.moments)
     ordered = sorted(values)
@@ -175,17 +153,20 @@ def _path(
             label=np.tile(np.arange(k), f * len(some)),
             weighting=np.tile(np.repeat(np.arange(f), k), len(some)),
             C=np.repeat(np.asarray(some, dtype=np.float64), f * k),
-            width=width,
+            width=objective.width,
         )
-        problems = Problems(task.rows, targets, loss, columns, task.weights, task.moments, spectrum, penalised)
-        found = minimise(
-            problems,
-            np.concatenate([_foreseen(known, value, first_guess) for value in some]),
-            tolerance=tolerance,
-            max_steps=max_steps,
-            stall=stall,
-            on_step=on_step,
+        problems = Problems(
+            rows=task.rows,
+            targets=objective.targets,
+            loss=objective.loss,
+            columns=columns,
+            weights=task.weights,
+            moments=task.moments,
+            spectrum=spectrum,
+            penalised=objective.penalised,
         )
+        guess = np.concatenate([_foreseen(known, value, first_guess) for value in some])
+        found = minimise(problems, guess, stopping)
         of_value = found.P.reshape(len(some), f, k, d + 1)
         gaps, steps = found.gap.reshape(len(some), -1), found.steps.reshape(len(some), -1)
         known = [*known, *((value, of_value[i].reshape(f * k, d + 1)) for i, value in enumerate(some))][-2:]

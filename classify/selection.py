@@ -16,8 +16,9 @@ from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import GIVEN, HEADS, given_by
 from classify.linear import PathHead, RidgeHead
+from classify.solver import OnStep
 from classify.training import Candidate, Training, best_of, within_one_standard_error
-from classify.trials import OnStep, Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
+from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
 from data.errors import HeadError
 from data.store import Samples
 
@@ -116,9 +117,11 @@ def train(
         settings = settings_of(kind, fixed, "none", grid)
     elif len(settings) == 1 and not measure:
         design = dataclasses.replace(design, fold=np.full(len(samples), -1), val=None)
-    given = given_by(samples, kind)
+    given = {**given_by(samples, kind), "class_weight": class_weight, "random_state": seed}
+    heads = [HEADS[kind](**setting, **given) for setting in settings]
+    kept = kept_rows(design, len(heads))
     block = (memory or _MEMORY) // 32  # float32 values: an eighth of the memory
-    in_blocks = has_path(_made(kind, settings, class_weight, seed, given))
+    in_blocks = has_path(heads)
     values = (1 + len(samples.others)) * len(samples) * samples.X.shape[1]
     if tune == "loo":
         refuse_larger(8 * 4 * values, memory, f"{kind} with --tune loo")  # float64: rows, centred, turned, a temporary
@@ -129,10 +132,22 @@ def train(
     total = len(settings) * max(design.n_folds, 1) + 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
-        tried = _try(kind, settings, design, tune, class_weight, seed, block, lambda done: report(done, total), on_step)
-        candidates = _judge(settings, tried, design, class_weight == "balanced")
+        tried: list[Trial] = []
+        if tune == "loo":
+            tried = left_out(_ridges(heads, kind), samples, class_weights, kept, lambda done: report(done, total))
+        elif design.n_folds:
+            tried = trials(
+                heads,
+                design,
+                class_weights,
+                kept=kept,
+                block=block,
+                report=lambda done: report(done, total),
+                on_step=on_step,
+            )
+        candidates = _judge(settings, tried, design, kept, class_weight == "balanced")
         best = _choose(candidates, design, rule)
-        (head,) = _made(kind, settings[best : best + 1], class_weight, seed, given)
+        head = HEADS[kind](**settings[best], **given)
         scaler = Scaler.fit(samples.X, *samples.others)
         if in_blocks and isinstance(head, PathHead):
             near = tried[best].start if tried else None
@@ -140,7 +155,7 @@ def train(
         else:
             X, y = samples.training()
             head.fit(scaler.transform(X), y)
-    calibrated = _calibrated(tried, best, design, len(settings), calibration)
+    calibrated = _calibrated(tried, best, design, kept, calibration)
     head.scale_, head.bias_ = calibrated.scale, calibrated.bias
     gap = getattr(head, "gap_", None)
     report(total, total)
@@ -162,33 +177,18 @@ def train(
     )
 
 
-def _try(
-    kind: str,
-    settings: list[dict[str, Any]],
-    design: Design,
-    tune: str,
-    class_weight: str | None,
-    seed: int,
-    block: int,
-    report: Callable[[int], None],
-    on_step: OnStep | None,
-) -> list[Trial]:
-    heads = _made(kind, settings, class_weight, seed, given_by(design.samples, kind))
-    if not design.n_folds:
-        return []
-    class_weights = _class_weights(design.samples, class_weight)
-    if tune == "loo":
-        if not all(isinstance(head, RidgeHead) for head in heads):
-            raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
-        return left_out([head for head in heads if isinstance(head, RidgeHead)], design.samples, class_weights, report)
-    kept = kept_rows(design, len(settings))
-    return trials(heads, design, class_weights, kept=kept, block=block, report=report, on_step=on_step)
+def _ridges(heads: list[Head], kind: str) -> list[RidgeHead]:
+    ridges = [head for head in heads if isinstance(head, RidgeHead)]
+    if len(ridges) < len(heads):
+        raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
+    return ridges
 
 
-def _judge(settings: list[dict[str, Any]], tried: list[Trial], design: Design, balanced: bool) -> list[Candidate]:
+def _judge(
+    settings: list[dict[str, Any]], tried: list[Trial], design: Design, kept: slice, balanced: bool
+) -> list[Candidate]:
     """Return what each setting did on what was held out, `balanced` or not; the log-loss after temperature scaling."""
     candidates = []
-    kept = kept_rows(design, len(settings))
     truth, fold_of = design.truth, design.fold_of
     for params, trial in zip(settings if tried else [], tried, strict=True):
         scale = fit_scale(trial.scores, truth[kept])
@@ -205,10 +205,9 @@ def _judge(settings: list[dict[str, Any]], tried: list[Trial], design: Design, b
     return candidates
 
 
-def _calibrated(tried: list[Trial], best: int, design: Design, n_settings: int, method: str) -> Calibration:
+def _calibrated(tried: list[Trial], best: int, design: Design, kept: slice, method: str) -> Calibration:
     if not tried:
         return Calibration("none", 1.0, 0.0, None, None)
-    kept = kept_rows(design, n_settings)
     return calibrate(tried[best].scores, design.truth[kept], design.fold_of[kept], method)
 
 
@@ -235,12 +234,6 @@ def _notes(kind: str, head: Head, settings: list[dict[str, Any]], best: int, can
         setting = ", ".join(f"{k} = {v}" for k, v in settings[best].items())
         notes.append(f"the weakest regularisation that was tried won ({setting}); --param sets one beyond it")
     return notes
-
-
-def _made(
-    kind: str, settings: list[dict[str, Any]], class_weight: str | None, seed: int, given: dict[str, Any]
-) -> list[Head]:
-    return [HEADS[kind](**params, **given, class_weight=class_weight, random_state=seed) for params in settings]
 
 
 def _class_weights(samples: Samples, class_weight: str | None) -> Floats | None:

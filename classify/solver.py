@@ -28,6 +28,7 @@ from classify.rows import Moments, Rows, Single, Spectrum
 
 Double = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+OnStep = Callable[[int, float], None]
 
 _MEMORY = 10  # pairs of steps and changes of the gradient; 20 save 5 to 20% of the steps, which become dearer
 _ARMIJO = 1e-4
@@ -143,15 +144,31 @@ class Solution:
     steps: Indices
 
 
-def minimise(
-    problems: Problems,
-    start: Single,
-    *,
-    tolerance: float = 1e-4,
-    max_steps: int = 500,
-    stall: float = 0.0,
-    on_step: Callable[[int, float], None] | None = None,
-) -> Solution:
+@dataclasses.dataclass(frozen=True)
+class Stopping:
+    """When a problem is done, and who is told of the steps.
+
+    Parameters
+    ----------
+    tolerance : float
+        When its duality gap is at most this part of its penalty, and so of its objective. The objective alone would
+        not do: where C is small nearly all of it is the loss of knowing nothing.
+    max_steps : int
+        Or when it has taken this many steps.
+    stall : float
+        Or when five steps have lowered its objective by no more than this, relatively: the certificate is loose where
+        C is large and the rows can be told apart.
+    on_step : callable, optional
+        Called after every step with its number and the largest gap of what is left, relatively.
+    """
+
+    tolerance: float = 1e-4
+    max_steps: int = 500
+    stall: float = 0.0
+    on_step: OnStep | None = None
+
+
+def minimise(problems: Problems, start: Single, stopping: Stopping) -> Solution:
     """Solve all problems.
 
     Parameters
@@ -160,16 +177,8 @@ def minimise(
         m problems of `width` columns.
     start : ndarray of shape (q, d + 1), float32
         Where to start; left alone.
-    tolerance : float
-        A problem is done when its duality gap is at most this part of its penalty, and so of its objective. The
-        objective alone would not do: where C is small nearly all of it is the loss of knowing nothing.
-    max_steps : int
-        Or when it has taken this many steps.
-    stall : float
-        Or when five steps have lowered its objective by less than this, relatively: the certificate is loose where
-        C is large and the rows can be told apart.
-    on_step : callable, optional
-        Called after every step with its number and the largest gap of what is left.
+    stopping : Stopping
+        When to stop.
 
     Returns
     -------
@@ -183,12 +192,12 @@ def minimise(
     at = _Point(start, *problems.evaluate(start))
     memory: deque[_Pair] = deque(maxlen=_MEMORY)
     past: deque[Double] = deque(maxlen=_STALL_STEPS)
-    for step in range(max_steps + 1):
+    for step in range(stopping.max_steps + 1):
         gap = _gap(problems, at)
         largest = float((gap / np.maximum(at.objective, 1e-300)).max())
-        done = (gap <= tolerance * _penalty(problems, at)) | (step == max_steps)
+        done = (gap <= stopping.tolerance * _penalty(problems, at)) | (step == stopping.max_steps)
         if len(past) == _STALL_STEPS:
-            done |= past[0] - at.objective <= stall * at.objective
+            done |= past[0] - at.objective <= stopping.stall * at.objective
         if done.any():
             mine = left[done]
             P[_columns(mine, width)] = at.P[_columns(np.flatnonzero(done), width)]
@@ -204,8 +213,8 @@ def minimise(
         new = _search(problems, at, _direction(problems, at, memory))
         memory.append(_Pair.between(at, new, width))
         at = new
-        if on_step is not None:
-            on_step(step + 1, largest)
+        if stopping.on_step is not None:
+            stopping.on_step(step + 1, largest)
     return Solution(P, objectives, gaps, steps)
 
 

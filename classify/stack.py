@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
 from threadpoolctl import threadpool_limits
 
 from classify.blocks import check_widths, decisions, inner_folds
+from classify.calibration import fit_scale, log_loss
 from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors, softmax, two_sided
 from classify.linear import LDAHead, LogisticHead, RidgeHead, SVMHead
 from data.errors import HeadError
@@ -102,7 +102,7 @@ class StackHead(Head):
             head, scores = self._choose(BASES[self.base], BASES[self.base].grid, block, y, weights, fold)
             heads.append(head)
             outputs.append(scores)
-        self.scales_ = np.array([_fit_scale(s[held], y[held], held_weights) for s in outputs])
+        self.scales_ = np.array([_scale(s[held], y[held], held_weights) for s in outputs])
         self.coef_ = np.concatenate([head.coef_ for head in heads], axis=1)
         self.intercepts_ = np.stack([head.intercept_ for head in heads])
         self.converged_ = all(head.converged_ for head in heads)
@@ -138,7 +138,8 @@ class StackHead(Head):
         for value in values:
             made = kind(**{name: value}, random_state=self.random_state)
             scores = _held_out(made, X, y, weights, fold, len(self.classes_))
-            loss = _log_loss(_fit_scale(scores[held], y[held], some) * scores[held], y[held], some)
+            factor = _scale(scores[held], y[held], some)
+            loss = log_loss(softmax(factor * scores[held]), y[held], some)
             if best is None or loss < best[0]:
                 best = loss, made, scores
             elif loss > _HOPELESS * best[0]:
@@ -176,20 +177,9 @@ def _held_out(
     return scores
 
 
-def _fit_scale(scores: Floats, y: Array, weights: Floats | None) -> float:
-    """Return the factor on held-out scores that gives the lowest weighted log-loss; 1 where nothing was held out."""
-    spread = float(np.abs(scores - scores.max(axis=1, keepdims=True)).mean()) if len(y) else 0.0
-    if spread < 1e-12:
-        return 1.0
-    found = minimize_scalar(
-        lambda log_scale: _log_loss(np.exp(log_scale) / spread * scores, y, weights), bounds=(-7, 7), method="bounded"
-    )
-    return float(np.exp(found.x) / spread)
-
-
-def _log_loss(scores: Floats, y: Array, weights: Floats | None) -> float:
-    losses = -_log_softmax(scores)[np.arange(len(y)), y]
-    return float(np.average(losses, weights=weights)) if len(y) else 0.0
+def _scale(scores: Floats, y: Array, weights: Floats | None) -> float:
+    """Return the factor of `fit_scale`; 1 where nothing was held out, or the scores say nothing."""
+    return fit_scale(scores, y, weights) if len(y) and np.ptp(scores, axis=1).max() > 1e-12 else 1.0
 
 
 def _log_softmax(scores: Floats) -> Floats:

@@ -16,17 +16,16 @@ from classify.head import Array, Floats, Head, two_sided
 from classify.linear import PathHead, RidgeHead
 from classify.paths import Fit, Task
 from classify.rows import Moments, Rows, Single
+from classify.solver import OnStep
 from data.errors import HeadError
 from data.store import Samples
 from data.terminal import size
-
-OnStep = Callable[[int, float], None]
 
 # Scores of all settings that are kept to fit probabilities on, at most: 64 MB of float64, of which fitting takes four.
 _KEPT_SCORES = 1 << 23
 # To rank settings less precision will do than for the head that is kept. On Caltech-101's path from 1e-6 to 1e5 the
 # objectives are within 1e-3 up to C = 1 and 1e-2 beyond, in 507 steps instead of 869.
-_RANKING = {"tolerance": 10.0, "stall": 20.0}
+_LOOSER = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +134,11 @@ def task_of(design: Design, class_weights: Floats | None, moments: Moments | Non
 
 
 def left_out(
-    heads: Sequence[RidgeHead], samples: Samples, class_weights: Floats | None, report: Callable[[int], None]
+    heads: Sequence[RidgeHead],
+    samples: Samples,
+    class_weights: Floats | None,
+    kept: slice,
+    report: Callable[[int], None],
 ) -> list[Trial]:
     """Try ridge's penalties by leaving out each picture in turn, with its copies and views."""
     scaler = Scaler.fit(samples.X, *samples.others)
@@ -153,7 +156,6 @@ def left_out(
     )
     scores = [two_sided(answer[: len(samples)]) for answer in answers]
     report(len(heads))
-    kept = kept_rows(Design.leave_one_out(samples), len(heads))
     return [Trial(s.argmax(axis=1) == samples.y, s[kept], 0.0) for s in scores]
 
 
@@ -173,12 +175,12 @@ def _along_path(
             head.check()
     task = task_of(design, class_weights, None, block)
     values = [getattr(head, first.along) for head in heads]
-    options = first.options()
-    for name, factor in _RANKING.items():
-        if name in options:
-            options[name] *= factor
+    own = first.stopping()
+    ranking = dataclasses.replace(
+        own, tolerance=own.tolerance * _LOOSER, stall=own.stall * 2 * _LOOSER, on_step=on_step
+    )
     of_value: dict[Any, Trial] = {}
-    for fit in first.path(task, list(dict.fromkeys(values)), **options, on_step=on_step):
+    for fit in first.path(task, list(dict.fromkeys(values)), ranking):
         of_value[fit.value] = _measured(fit, task.moments, design, block, kept)
         report(len(of_value) * design.n_folds)
     return [of_value[value] for value in values]

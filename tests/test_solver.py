@@ -14,7 +14,7 @@ from classify.heads import HEADS
 from classify.losses import Columns, logistic, multinomial, squared_hinge
 from classify.paths import Task, logistic_path, svm_path
 from classify.rows import Moments, Rows, Spectrum
-from classify.solver import Problems, minimise
+from classify.solver import Problems, Stopping, minimise
 
 every_size = pytest.mark.parametrize("n_classes", [2, 4])
 every_shape = pytest.mark.parametrize(("n", "d"), [(150, 20), (30, 80)])  # n above d, and below
@@ -121,10 +121,10 @@ def test_folds_beside_each_other_are_the_fits_of_their_rows_alone(kind, n_classe
     masks = (fold[:, None] != np.arange(3)).astype(np.float32)
     head = HEADS[kind](**({"tol": 1e-8} if kind in ("lr", "svm") else {}))
     values = {"lr": [0.01, 1.0], "svm": [0.001, 0.1], "ridge": [100.0, 1.0], "lda": ["auto", 0.5]}[kind]
-    together = {fit.value: fit for fit in head.path(task_of(X, y, masks), values, **head.options())}
+    together = {fit.value: fit for fit in head.path(task_of(X, y, masks), values, head.stopping())}
     for f in range(3):
         inside = fold != f
-        for fit in head.path(task_of(X[inside], y[inside]), values, **head.options()):
+        for fit in head.path(task_of(X[inside], y[inside]), values, head.stopping()):
             np.testing.assert_allclose(together[fit.value].coef[f], fit.coef[0], atol=2e-3)
             np.testing.assert_allclose(together[fit.value].intercept[f], fit.intercept[0], atol=2e-3)
 
@@ -195,7 +195,7 @@ def test_the_rows_are_left_alone_and_may_be_half_precision():
 def test_the_size_of_the_blocks_changes_nothing_that_counts():
     X, y = problem(150, 20, 3)
     small, large = (
-        next(logistic_path(dataclasses.replace(task_of(X, y), rows=Rows([X], block)), [0.1], tolerance=1e-8))
+        next(logistic_path(dataclasses.replace(task_of(X, y), rows=Rows([X], block)), [0.1], Stopping(1e-8)))
         for block in (1 << 6, 1 << 20)
     )
     np.testing.assert_allclose(small.coef, large.coef, atol=1e-4)
@@ -242,8 +242,8 @@ def test_the_spectrum_is_that_of_the_standardised_rows(n, d):
 
 def test_a_problem_that_is_cut_short_says_how_far_it_got():
     X, y = problem(150, 20, 4)
-    (fit,) = logistic_path(task_of(X, y), [1.0], max_steps=2)
-    (good,) = logistic_path(task_of(X, y), [1.0], tolerance=1e-8)
+    (fit,) = logistic_path(task_of(X, y), [1.0], Stopping(max_steps=2))
+    (good,) = logistic_path(task_of(X, y), [1.0], Stopping(1e-8))
     assert fit.steps == 2
     assert fit.gap > 1e-3
     Z, w = standardised(X), np.ones(150)
@@ -261,7 +261,7 @@ def test_a_step_is_never_uphill():
     problems = Problems(rows, y, multinomial, columns, None, moments, Spectrum.of(rows, moments), False)
     values = []
     for steps in range(12):
-        values.append(minimise(problems, np.zeros((4, 41), np.float32), max_steps=steps).objective[0])
+        values.append(minimise(problems, np.zeros((4, 41), np.float32), Stopping(max_steps=steps)).objective[0])
     assert all(b <= a * (1 + 1e-5) for a, b in itertools.pairwise(values))
     assert values[-1] < values[0] / 2
 
