@@ -150,6 +150,31 @@ class Backbone:
         return self.specs[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class Headless:
+    """A network without its last layer, its weights loaded, not yet cut.
+
+    Parameters
+    ----------
+    network : Module
+        In eval mode, without gradients; maps normalised pictures (B, C, H, W) to penultimate vectors (B, dim).
+    spec : FeatureSpec
+        Of these vectors.
+    head : tuple of str
+        Names of the layers that were taken off.
+    title : str
+        Where the weights came from; empty for random ones.
+    loaded : Loaded, optional
+        How the weights fitted; None for random ones.
+    """
+
+    network: Any
+    spec: FeatureSpec
+    head: tuple[str, ...]
+    title: str
+    loaded: Any  # extract.weights.Loaded, which needs torch
+
+
 def request(
     backbone: str,
     weights: str,
@@ -255,11 +280,32 @@ def open_backbone(
     >>> [spec.title for spec in tiny.specs]
     ['timm/test_resnet/layer3/gem', 'timm/test_resnet/penultimate']
     """
+    from extract.layers import cut_network
+
+    headless = open_headless(name, weights, options, seed, partial=partial)
+    module, specs = cut_network(headless.network, headless.spec, outputs, headless.head)
+    module.eval()
+    loaded, source = headless.loaded, headless.title
+    if loaded is None or not partial:
+        return Backbone(module, specs)
+    below = [name.removeprefix("body.") for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+    found = sum(name in loaded.matched for name in below)
+    if found < _LEAST_PART * len(below):
+        raise WeightsError(
+            f"{source} holds {found} of the {len(below)} tensors that {specs[0].title} needs, less than half: name "
+            "the network that it was saved from with --backbone, or say --weights random"
+        )
+    return Backbone(module, specs, loaded.report(source, headless.spec.backbone, seed))
+
+
+def open_headless(
+    name: str, weights: str = "default", options: Options | None = None, seed: int = 0, *, partial: bool = False
+) -> Headless:
+    """Build a network by name, load its weights and take off its last layer; parameters as for `open_backbone`."""
     require_torch()
     import torch
 
     from extract.channels import adapt_channels, fits_channels
-    from extract.layers import cut_network
     from extract.weights import Loaded, load_into, weights_digest
 
     options = options or Options()
@@ -281,18 +327,7 @@ def open_backbone(
         adapt_channels(network, channels, title)
     network.eval().requires_grad_(False)
     spec = dataclasses.replace(spec, weights=weights_digest(network))
-    module, specs = cut_network(network, spec, outputs, head)
-    module.eval()
-    if loaded is None or not partial:
-        return Backbone(module, specs)
-    below = [name.removeprefix("body.") for name in module.state_dict() if not name.endswith("num_batches_tracked")]
-    found = sum(name in loaded.matched for name in below)
-    if found < _LEAST_PART * len(below):
-        raise WeightsError(
-            f"{source} holds {found} of the {len(below)} tensors that {specs[0].title} needs, less than half: name "
-            "the network that it was saved from with --backbone, or say --weights random"
-        )
-    return Backbone(module, specs, loaded.report(source, title, seed))
+    return Headless(network, spec, tuple(head), source, loaded)
 
 
 def _for_channels(own: tuple[float, ...], channels: int) -> tuple[float, ...]:
