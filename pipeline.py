@@ -4,6 +4,7 @@ Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import os
 import sys
@@ -14,6 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from classify.artifact import TrainedHead
+    from data.splits import SplitRule
+    from data.store import FeatureStore
+
 
 _OURS = ("data", "extract", "classify", "finetune")
 # The keys of classify.heads.HEADS and extract.engines.ENGINES, which `--help` must not wait for; a test compares.
@@ -21,6 +26,8 @@ _HEADS = ("lr", "svm", "mlp", "knn", "bayes", "centroid", "ridge", "lda", "stack
 _TUNE = ("cv", "val", "loo", "none")
 _ENGINES = ("auto", "torch", "onnx")
 _PRECISIONS = ("auto", "float32", "fp16", "bf16")
+_MODES = ("head", "full", "partial", "scratch", "lp-ft")
+_PRESETS = ("default", "ants", "hotdog")
 _DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
 _DATASET = "image set, where the store has several"
 _MOVED = "weights file of the network, if it has moved"
@@ -218,6 +225,66 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help=_DEVICE)
     add("--batch-size", type=_positive, default=0, metavar="N", help="default: 4 on a CPU, 128 on a GPU")
 
+    add = _verb(verbs, "finetune", run_finetune, "train the network itself, to see whether it would have been worth it")
+    add("images", metavar="IMAGES|STORE", help="pictures as for extract, or a store of them, which then keeps the "
+        "activations of frozen stages")
+    add("--mode", default="full", choices=_MODES, help="head: the last layer alone; partial: what follows the first "
+        "stages; full: everything; scratch: everything, from random weights; lp-ft: everything, from a linear head "
+        "fitted on the frozen features (default: %(default)s)")
+    add("-o", "--output", metavar="CHECKPOINT", required=True, help="file to write the network to; eval and predict "
+        "take it for a head, extract --weights for a backbone")
+    add("--preset", default="default", choices=_PRESETS, help="recipe; ants and hotdog are those of the tutorials "
+        "(default: %(default)s)")
+    add("--backbone", metavar="NAME", help="torchvision or timm network (default: efficientnet_lite0)")
+    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
+    add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
+    add("--start", metavar="HEAD", help="linear head whose weights lp-ft starts from (default: lr, fitted first)")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test); it chooses "
+        "nothing")
+    add("--test-fraction", type=float, metavar="F", help="split pictures anew: share of each class for test")
+    add("--val-fraction", type=float, metavar="F", help="share of each class for val")
+    add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
+    add = add.group("what is trained, and how (default: the preset's)")
+    add("--freeze", type=_positive, metavar="K", help="stages that partial leaves as they are (default: all but the "
+        "last)")
+    add("--epochs", type=_positive, metavar="N")
+    add("--batch-size", type=_positive, metavar="N")
+    add("--accumulate", type=_positive, metavar="N", help="parts to sum a step's gradient from, for less memory")
+    add("--optimizer", choices=("sgd", "adamw"))
+    add("--lr", type=float, metavar="RATE", help="of the pretrained layers")
+    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (default: 10)")
+    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's")
+    add("--momentum", type=float, metavar="M")
+    add("--weight-decay", type=float, metavar="W")
+    add("--schedule", choices=("constant", "step", "cosine"))
+    add("--step-epochs", type=_positive, metavar="N", help="of the schedule step")
+    add("--gamma", type=float, metavar="G", help="of the schedule step")
+    add("--warmup", type=float, metavar="EPOCHS", help="over which the rate rises")
+    add("--label-smoothing", type=float, metavar="S")
+    add("--mixup", type=float, metavar="A")
+    add("--augment", choices=("none", "flip", "views", "crop"), help="crop: random crops and mirroring; views: a few "
+        "such crops, kept with the activations of frozen stages; flip: mirroring")
+    add("--views", type=_positive, metavar="N", help="crops of each picture (default: 8)")
+    add("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best)")
+    add("--patience", type=_positive, metavar="N", help="stop after so many epochs without a better one")
+    add("--hold-out", type=float, metavar="F", help="share of train that chooses the epoch where val cannot "
+        "(default: 0.15)")
+    add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
+    add("--seed", type=int, metavar="N")
+    add = add.group("preprocessing (default: the network's own)")
+    add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
+    add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
+    add("--color", choices=("rgb", "gray", "luma", "rgba"), help="as for extract")
+    add = add.group("running")
+    add("--device", default="auto", help=_DEVICE)
+    add("--workers", type=_positive, default=0, metavar="N", help="threads that decode (default: one a core)")
+    add("--no-cache", action="store_true", help="run frozen stages in every epoch")
+    add("--png", type=_png, metavar="FILE.png", help="draw the curves of loss and accuracy")
+    add("--csv", metavar="FILE", help="write a row for each epoch there (- is standard output)")
+    add("--tensorboard", metavar="FOLDER", help="write TensorBoard's events there")
+
     add = _verb(verbs, "info", run_info, "show what a store holds, or statistics of pictures")
     add("source", metavar="STORE|IMAGES", help="a store, or pictures as for `extract`")
     add = add.group("of pictures")
@@ -251,9 +318,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `extract`."""
-    from data.splits import SplitRule
     from data.terminal import ProgressDisplay
     from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.checkpoints import read_checkpoint
     from extract.datasets import open_source
     from extract.extractor import Extractor
     from extract.preprocess import expand_views
@@ -268,13 +335,6 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
     else:
         store.parent.mkdir(parents=True, exist_ok=True)
     images = open_source(arguments.images, arguments.name)
-    asked = {
-        "test_fraction": arguments.test_fraction,
-        "val_fraction": arguments.val_fraction,
-        "seed": arguments.split_seed,
-    }
-    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    split = SplitRule(**given) if given else None
     options = Options(
         input_size=arguments.input_size,
         resize=arguments.resize,
@@ -284,6 +344,9 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
         decoder=arguments.decoder,
         color=arguments.color,
     )
+    checkpoint = read_checkpoint(Path(arguments.weights)) if Path(arguments.weights).is_file() else None
+    own = [checkpoint.spec.backbone] if checkpoint else [DEFAULT_BACKBONE]
+    options = checkpoint.options(options) if checkpoint else options
     wanted = [
         Wanted(
             backbone,
@@ -298,7 +361,7 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
             arguments.projection,
             arguments.normalize,
         )
-        for backbone in dict.fromkeys(arguments.backbone or [DEFAULT_BACKBONE])
+        for backbone in dict.fromkeys(arguments.backbone or own)
     ]
     with ProgressDisplay(console, "pictures") as display:
         result = Extractor(
@@ -312,7 +375,7 @@ def run_extract(arguments: argparse.Namespace, console: "Console") -> Result:
             compile=arguments.compile,
             workers=arguments.workers,
             dtype=arguments.dtype,
-            split=split,
+            split=_split_rule(arguments),
             rehash=arguments.rehash,
             strict=arguments.strict,
             ray=arguments.ray,
@@ -446,11 +509,35 @@ def run_eval(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.store import FeatureStore
 
     heads = [load_head(Path(path)) for path in arguments.heads]
-    result = evaluate(
-        heads, FeatureStore(arguments.store), arguments.split, dataset=arguments.dataset, seed=arguments.seed
-    )
+    store = FeatureStore(arguments.store)
+    _extract_of_checkpoints(heads, store, arguments, console)
+    result = evaluate(heads, store, arguments.split, dataset=arguments.dataset, seed=arguments.seed)
     print_evaluation(console, result)
     return result.as_json(), 0
+
+
+def _extract_of_checkpoints(
+    heads: "list[TrainedHead]", store: "FeatureStore", arguments: argparse.Namespace, console: "Console"
+) -> None:
+    """Add to a store what fine-tuned networks among the heads give for the pictures of a split."""
+    held = store.features()
+    for head in heads:
+        if head.kind != "finetuned":
+            continue
+        split = arguments.split or store.measured_split(arguments.dataset)
+        view = store.view(arguments.dataset).of_split(split)
+        lacking = set(view.digests.tolist())
+        if head.spec.fingerprint in held:
+            lacking -= set(store.digests(head.spec.fingerprint).tolist())
+        if lacking:
+            from data.terminal import ProgressDisplay
+            from extract.checkpoints import extract_view
+
+            with ProgressDisplay(console, "pictures") as display:
+                extract_view(Path(head.name), view, store.path, lambda p: display.update(p.done, p.total, p.skipped))
+            console.print(
+                f"note: {len(lacking)} pictures of {split} went through {head.name}; {store.path} has them now"
+            )
 
 
 def run_audit(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -543,6 +630,76 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
         print(f"penult: error: none of the {len(pictures)} pictures could be read: check the files", file=sys.stderr)
     skipped_json = [{"path": s.path, "reason": s.reason} for s in found.skipped]
     return {"predictions": predictions, "skipped": skipped_json}, 0 if predictions else 1
+
+
+def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `finetune`."""
+    from classify.statistics import wilson_interval
+    from data.report import is_store
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+    from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.datasets import open_source
+    from finetune.logs import Logs
+    from finetune.report import print_epoch, print_tuning
+    from finetune.strategies import Strategy, make_strategy
+    from finetune.trainer import Epoch
+    from finetune.tuning import Tuner
+
+    named = {f.name for f in dataclasses.fields(Strategy)} - {"mode"}
+    changes = {name: value for name, value in vars(arguments).items() if name in named and value is not None}
+    strategy = make_strategy(arguments.mode, arguments.preset, **changes)
+    output = Path(arguments.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    stored = is_store(Path(arguments.images))
+    title = f"{arguments.backbone or DEFAULT_BACKBONE}, {arguments.mode}, on {Path(arguments.images).name}"
+    logs = Logs(title, arguments.png, arguments.csv, arguments.tensorboard)
+
+    def told(epoch: Epoch) -> None:
+        logs.add(epoch)
+        print_epoch(console, epoch, strategy.epochs)
+
+    def stepped(done: int, total: int) -> None:
+        if display.what != "steps":
+            display.count("steps")
+        display.update(done, total)
+
+    with ProgressDisplay(console, "pictures") as display, logs:
+        tuner = Tuner(
+            FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
+            output,
+            strategy,
+            arguments.backbone or DEFAULT_BACKBONE,
+            arguments.weights,
+            Options(input_size=arguments.input_size, resize=arguments.resize, color=arguments.color),
+            arguments.partial,
+            arguments.dataset,
+            _split_rule(arguments),
+            arguments.on,
+            arguments.device,
+            arguments.workers,
+            not arguments.no_cache,
+            on_progress=lambda p: display.update(p.done, p.total, p.skipped),
+            on_picture=display.update,
+            on_step=stepped,
+            on_epoch=told,
+        )
+        tuning = tuner.run()
+    interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
+    print_tuning(console, tuning, interval)
+    return {**tuning.as_json(), "accuracy_ci95": list(interval), "chart": arguments.png}, 0
+
+
+def _split_rule(arguments: argparse.Namespace) -> "SplitRule | None":
+    from data.splits import SplitRule
+
+    asked = {
+        "test_fraction": arguments.test_fraction,
+        "val_fraction": arguments.val_fraction,
+        "seed": arguments.split_seed,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    return SplitRule(**given) if given else None
 
 
 def run_info(arguments: argparse.Namespace, console: "Console") -> Result:

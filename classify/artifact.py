@@ -1,5 +1,6 @@
 """A trained head as one safetensors file: arrays, and everything about it as JSON in the file's metadata."""
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -15,6 +16,7 @@ from safetensors.numpy import save
 
 from classify.head import Array, Floats, Head
 from classify.heads import HEADS
+from classify.linear import NetworkHead
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
@@ -26,6 +28,7 @@ from data.views import Digests
 
 FORMAT_VERSION = 1
 _KEY = "penult_head"
+_CHECKPOINT = "penult_checkpoint"  # docs/format.md, "Checkpoints"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +205,8 @@ def load_head(path: Path) -> TrainedHead:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if _CHECKPOINT in metadata:
+                return _of_checkpoint(path, json.loads(metadata[_CHECKPOINT]), file)
             if _KEY not in metadata:
                 raise HeadError(f"{path} is a safetensors file but not a head of Penult's: make one with `fit`")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -233,6 +238,29 @@ def load_head(path: Path) -> TrainedHead:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
+
+
+def _of_checkpoint(path: Path, info: dict[str, Any], file: Any) -> TrainedHead:
+    """Read the last layer of a fine-tuned network as a head on that network's own penultimate features."""
+    if info["format"] > 1:
+        raise HeadError(f"{path} has format {info['format']}, this Penult reads format 1: update Penult")
+    weight, bias = (file.get_tensor(f"{info['last']}.{name}") for name in ("weight", "bias"))
+    head = NetworkHead()
+    head.restore({"coef_": weight, "intercept_": bias.astype(np.float64)}, len(info["classes"]), 1.0)
+    with open(path, "rb") as whole:
+        request = {**info["request"], "weights": {"sha256": hashlib.file_digest(whole, "sha256").hexdigest()}}
+    spec = FeatureSpec.from_json(json.dumps(info["spec"]))
+    unit = np.ones(weight.shape[1], dtype=np.float32)
+    return TrainedHead(
+        name=str(path),
+        kind="finetuned",
+        head=head,
+        scaler=Scaler(0 * unit, unit),
+        classes=info["classes"],
+        sources=(Source(spec, request, str(path)),),
+        info={**info, "selection": {"tuned_on": info["strategy"]["mode"]}},
+        train_keys=np.frombuffer(base64.b64decode(info["train_keys"]), dtype="<u8").astype(np.uint64),
+    )
 
 
 def _plain(factor: float | Floats) -> float | list[float]:

@@ -1,44 +1,19 @@
-"""Charts as PNG files of 1200 x 800 pixels, in one quiet style; matplotlib is imported by what draws."""
+"""Charts as PNG files of 1200 x 800 pixels, in the style of `data.canvas`."""
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import MissingDependency
-from data.staging import write_atomically
+from data.canvas import BLUE, ORANGE, QUIET, Canvas
 from data.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from classify.statistics import Interval
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-_BLUE, _ORANGE, _INK, _QUIET, _GRID = "#0072B2", "#D55E00", "#222222", "#767676", "#E4E4E4"
-_DPI = 100
-_STYLE: dict[str, Any] = {
-    "font.size": 14,
-    "axes.titlesize": 16,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 16,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _QUIET,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "xtick.color": _QUIET,
-    "ytick.color": _QUIET,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "text.parse_math": False,  # a class or a path may hold a dollar
-}
 # Rows of a ranking that can be read in 800 pixels; more make the picture higher.
 _ROWS = 24
 
@@ -74,12 +49,12 @@ def path_chart(
     """
     order = np.argsort([c[0] for c in candidates])
     value, accuracy, deviation, loss = np.array([candidates[i] for i in order], dtype=float).T
-    with _figure(path, 2, ratios=(3, 2)) as (_, (top, bottom)):
+    with Canvas(path, 2, ratios=(3, 2)) as (_, (top, bottom)):
         top.set_title(printable(title))
         if deviation.any():
-            top.fill_between(value, accuracy - deviation, accuracy + deviation, color=_BLUE, alpha=0.15, linewidth=0)
+            top.fill_between(value, accuracy - deviation, accuracy + deviation, color=BLUE, alpha=0.15, linewidth=0)
         for axes, series, name in ((top, accuracy, "accuracy"), (bottom, loss, "log-loss")):
-            axes.plot(value, series, color=_BLUE, marker="o", markersize=5, linewidth=2)
+            axes.plot(value, series, color=BLUE, marker="o", markersize=5, linewidth=2)
             axes.set_ylabel(f"held-out {name}")
             if (value > 0).all():
                 axes.set_xscale("log")
@@ -90,9 +65,9 @@ def path_chart(
         top.set_ylim(low, high + 0.25 * (high - low))  # room for what is written there
         bottom.set_xlabel(parameter)
         top.tick_params(labelbottom=False)
-        marks = [(chosen, "chosen", _ORANGE, 1.0)]
+        marks = [(chosen, "chosen", ORANGE, 1.0)]
         if one_standard_error not in (None, chosen):
-            marks.append((int(one_standard_error or 0), "one standard error", _QUIET, 0.9))
+            marks.append((int(one_standard_error or 0), "one standard error", QUIET, 0.9))
         for index, name, colour, height in marks:
             at, of_it = candidates[index][0], candidates[index]
             for axes, series in ((top, of_it[1]), (bottom, of_it[3])):
@@ -132,11 +107,11 @@ def ranking_chart(path: Path, rows: Sequence[tuple[str, float, "Interval", bool]
     MissingDependency
         If matplotlib is not installed.
     """
-    with _figure(path, 1, height=8 * max(1, len(rows) / _ROWS)) as (_, (axes,)):
+    with Canvas(path, 1, height=8 * max(1, len(rows) / _ROWS)) as (_, (axes,)):
         axes.set_title(printable(title))
         spread = max(high for _, _, (_, high), _ in rows) - min(low for _, _, (low, _), _ in rows)
         for i, (_, accuracy, (low, high), tie) in enumerate(rows):
-            colour = _BLUE if tie else _QUIET
+            colour = BLUE if tie else QUIET
             axes.plot([low, high], [i, i], color=colour, linewidth=3, alpha=0.45, solid_capstyle="butt")
             axes.plot([accuracy], [i], color=colour, marker="o", markersize=9)
             axes.text(high + 0.015 * spread, i, f"{accuracy:.3f}", color=colour, va="center")
@@ -169,7 +144,7 @@ def shots_chart(
     MissingDependency
         If matplotlib is not installed.
     """
-    with _figure(path, 1) as (_, (axes,)):
+    with Canvas(path, 1) as (_, (axes,)):
         axes.set_title(printable(title))
         _series(axes, rows)
         shots = [row[0] for row in rows]
@@ -181,7 +156,7 @@ def shots_chart(
         axes.margins(x=0.07, y=0.1)
         for shot, mean, interval, draws in rows:
             lowest = min([mean, *draws, *([interval[0]] if interval else [])])
-            _label(axes, shot, lowest, f"{mean:.3f}", _BLUE, below=True)
+            _label(axes, shot, lowest, f"{mean:.3f}", BLUE, below=True)
         _remark(axes, remark)
 
 
@@ -214,25 +189,25 @@ def curve_chart(
     MissingDependency
         If matplotlib is not installed.
     """
-    with _figure(path, 1) as (_, (axes,)):
+    with Canvas(path, 1) as (_, (axes,)):
         axes.set_title(printable(title))
         _series(axes, rows)
         last, accuracy, interval, _ = rows[-1]
         axes.set_xscale("log")
         if fitted is not None:
-            axes.plot(*fitted, color=_ORANGE, linewidth=1.8, linestyle="--", zorder=2)
+            axes.plot(*fitted, color=ORANGE, linewidth=1.8, linestyle="--", zorder=2)
         if forecasts:
             n = [last, *(f[0] for f in forecasts)]
             low = [interval[0] if interval else accuracy, *(f[2][0] for f in forecasts)]
             high = [interval[1] if interval else accuracy, *(f[2][1] for f in forecasts)]
-            axes.fill_between(n, low, high, color=_ORANGE, alpha=0.15, linewidth=0)
+            axes.fill_between(n, low, high, color=ORANGE, alpha=0.15, linewidth=0)
         for i, (size, mean, (low_end, high_end)) in enumerate(forecasts):
-            axes.plot([size, size], [low_end, high_end], color=_ORANGE, linewidth=3, alpha=0.45)
-            axes.plot([size], [mean], color=_ORANGE, marker="o", markersize=9, markerfacecolor="white")
+            axes.plot([size, size], [low_end, high_end], color=ORANGE, linewidth=3, alpha=0.45)
+            axes.plot([size], [mean], color=ORANGE, marker="o", markersize=9, markerfacecolor="white")
             text, below = f"{size:,}: {mean:.3f}\n[{low_end:.3f}, {high_end:.3f}]", i % 2 == 0
-            _label(axes, size, low_end if below else high_end, text, _ORANGE, below=below)
+            _label(axes, size, low_end if below else high_end, text, ORANGE, below=below)
         top = max(interval[1] if interval else accuracy, *rows[-1][3], accuracy)
-        _label(axes, last, top, f"all {last:,}: {accuracy:.3f}", _BLUE, ha="right" if forecasts else "center")
+        _label(axes, last, top, f"all {last:,}: {accuracy:.3f}", BLUE, ha="right" if forecasts else "center")
         ticks = [row[0] for row in rows[-1 :: -max(1, len(rows) // 4)]] + [f[0] for f in forecasts]
         axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
         axes.minorticks_off()
@@ -246,11 +221,11 @@ def _series(axes: "Axes", rows: Sequence[tuple[int, float, "Interval | None", Se
     """Draw means as a line, their intervals as a band, and each repeat as a faint dot."""
     sizes = [row[0] for row in rows]
     for size, _, _, draws in rows:
-        axes.plot([size] * len(draws), draws, color=_QUIET, marker="o", markersize=4, alpha=0.35, linewidth=0)
+        axes.plot([size] * len(draws), draws, color=QUIET, marker="o", markersize=4, alpha=0.35, linewidth=0)
     known = [(row[0], *row[2]) for row in rows if row[2] is not None]
     if known:
-        axes.fill_between(*np.array(known).T, color=_BLUE, alpha=0.18, linewidth=0)
-    axes.plot(sizes, [row[1] for row in rows], color=_BLUE, marker="o", markersize=7, linewidth=2, zorder=3)
+        axes.fill_between(*np.array(known).T, color=BLUE, alpha=0.18, linewidth=0)
+    axes.plot(sizes, [row[1] for row in rows], color=BLUE, marker="o", markersize=7, linewidth=2, zorder=3)
 
 
 def _label(
@@ -277,7 +252,7 @@ def _remark(axes: "Axes", text: str) -> None:
         textcoords="offset points",
         ha="right",
         va="top",
-        color=_QUIET,
+        color=QUIET,
         fontsize=12,
         annotation_clip=False,
     )
@@ -286,41 +261,3 @@ def _remark(axes: "Axes", text: str) -> None:
 def _short(name: str, limit: int = 52) -> str:
     text = printable(name)
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"
-
-
-class _figure:
-    """A figure with one column of axes; it is written when the block ends without an error."""
-
-    def __init__(self, path: Path, rows: int, *, height: float = 8.0, ratios: tuple[float, ...] | None = None) -> None:
-        self.path, self.rows, self.height, self.ratios = path, rows, height, ratios
-
-    def __enter__(self) -> "tuple[Figure, list[Axes]]":
-        try:
-            import matplotlib
-            from matplotlib.figure import Figure
-            from matplotlib.layout_engine import ConstrainedLayoutEngine
-        except ImportError:
-            raise MissingDependency("charts need matplotlib: install penult[plot], or leave out --png") from None
-        # the style is put back when the chart is done, also where a caller has one of his own
-        style: dict[Any, Any] = {**matplotlib.rcParamsDefault, **_STYLE}
-        self._context = matplotlib.rc_context(style)
-        self._context.__enter__()
-        layout = ConstrainedLayoutEngine(w_pad=0.25, h_pad=0.2, hspace=0.04)  # inches, and a share
-        self.figure = Figure(figsize=(12, self.height), dpi=_DPI, layout=layout)
-        axes = self.figure.subplots(self.rows, 1, squeeze=False, height_ratios=self.ratios)[:, 0].tolist()
-        return self.figure, axes
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                self._write()
-        finally:
-            self._context.__exit__(kind, error, trace)
-
-    def _write(self) -> None:
-        png = io.BytesIO()
-        with warnings.catch_warnings():  # a letter that the font lacks is drawn as a box
-            warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
-            self.figure.savefig(png, format="png")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, png.getvalue())

@@ -334,3 +334,10 @@ class CentroidHead(LinearHead):
             odds = [self.class_weight.get(label, 1.0) for label in self.classes_.tolist()]
             variance = np.average(((X - means[y]) ** 2).mean(axis=1), weights=weights)
             self.intercept_ += variance * np.log(odds)
+
+
+class NetworkHead(LinearHead):
+    """The last layer of a fine-tuned network, on its own penultimate features: read from a checkpoint, never fitted."""
+
+    def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
+        raise HeadError("the last layer of a network is trained with the network: run `finetune`")

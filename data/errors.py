@@ -69,6 +69,10 @@ class HeadError(PenultError, ValueError):
     """A head that cannot be trained, read or used on these features."""
 
 
+class TrainingError(PenultError, ValueError):
+    """A network that cannot be trained so, or a training that cannot go on."""
+
+
 class MissingDependency(PenultError, ImportError):
     """A package of an optional extra is not installed."""
 

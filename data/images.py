@@ -39,6 +39,7 @@ __all__ = [
     "PictureList",
     "Pictures",
     "Selection",
+    "Subset",
     "open_images",
     "read_file",
 ]
@@ -124,6 +125,33 @@ class ImageSet:
         if content.mtime < 0 and content.size == listed:  # clouds give the time with a listing, not with the file
             return dataclasses.replace(content, mtime=int(self.mtimes[index]))
         return content
+
+
+class Subset:
+    """Some of other pictures.
+
+    Parameters
+    ----------
+    pictures : Pictures
+        All of them.
+    rows : sequence of int
+        Which, in which order.
+    """
+
+    def __init__(self, pictures: Pictures, rows: Sequence[int]) -> None:
+        self._pictures = pictures
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def title(self, index: int) -> str:
+        """Return how messages name picture `index`."""
+        return self._pictures.title(int(self._rows[index]))
+
+    def read(self, index: int) -> Content:
+        """Return the file of picture `index`; see `Pictures`."""
+        return self._pictures.read(int(self._rows[index]))
 
 
 class PictureList:

@@ -177,6 +177,16 @@ class FeatureStore(Shown):
         with self._open() as parts:
             return _views(parts)
 
+    def view(self, name: str | None = None) -> View:
+        """Return one image set: the one of that name, or the only one with labels.
+
+        Raises
+        ------
+        StoreError
+            If it is not there, or not unique.
+        """
+        return self._choose_view(self.views(), name)
+
     def features(self) -> dict[str, FeatureInfo]:
         """Return what is held of each spec, by fingerprint."""
         with self._open() as parts:
@@ -304,9 +314,14 @@ class FeatureStore(Shown):
 
     def splits(self, dataset: str | None = None) -> dict[str, int]:
         """Return how many pictures each split of an image set has; the key is empty where there is no split."""
-        view = self._choose_view(self.views(), dataset)
+        view = self.view(dataset)
         names, counts = np.unique(view.splits, return_counts=True)
         return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+    def measured_split(self, dataset: str | None = None) -> str:
+        """Return the split that measures where none is named: ``test``, or ``val`` where there is no test."""
+        splits = self.splits(dataset)
+        return "test" if "test" in splits or "val" not in splits else "val"
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[list[Part]]:

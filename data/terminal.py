@@ -27,14 +27,14 @@ class ProgressDisplay:
         self.what = what
 
     def __enter__(self) -> "ProgressDisplay":
-        self._start = self._last_line = time.monotonic()
-        self._first: int | None = None
+        self._last_line = time.monotonic()
+        self.count(self.what)
         self._bar = None
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.completed}/{task.total} " + self.what),
+                TextColumn("{task.completed}/{task.total} {task.fields[what]}"),
                 BarColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
@@ -44,7 +44,7 @@ class ProgressDisplay:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=None, rate="", skipped="", remark="")
+            self._task = self._bar.add_task("", total=None, what=self.what, rate="", skipped="", remark="")
         return self
 
     def __exit__(
@@ -52,6 +52,12 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def count(self, what: str) -> None:
+        """Begin to count something else."""
+        self.what = what
+        self._start = time.monotonic()
+        self._first: int | None = None
 
     def update(self, done: int, total: int, skipped: int = 0) -> None:
         """Show that `done` of `total` are done."""
@@ -65,6 +71,7 @@ class ProgressDisplay:
                 self._task,
                 completed=done,
                 total=total,
+                what=self.what,
                 rate=shown,
                 skipped=f"{skipped} skipped" if skipped else "",
             )

@@ -110,6 +110,21 @@ class View:
         same = (self.root, self.classes, self.split_rule) == (other.root, other.classes, other.split_rule)
         return same and all(np.array_equal(mine[key], theirs[key]) for key in _COLUMNS)
 
+    def of_split(self, split: str) -> "View":
+        """Return this view with the pictures of one split alone, and none that was skipped."""
+        rows = np.flatnonzero(self.splits == split)
+        paths = list(self.paths)
+        return dataclasses.replace(
+            self,
+            paths=[paths[i] for i in rows.tolist()],
+            digests=self.digests[rows],
+            targets=self.targets[rows],
+            splits=self.splits[rows],
+            sizes=self.sizes[rows],
+            mtimes=self.mtimes[rows],
+            skipped=[],
+        )
+
     def with_others(self, old: "View") -> "View":
         """Return this view with those pictures of an older one of the same root and classes that it does not name."""
         mine = {*self.paths, *(s.path for s in self.skipped)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import MissingFile, ProjectionError
-from data.images import Content, ImageSet
+from data.images import ImageSet, Subset
 from extract.backbones import Backbone
 from extract.embed import embed
 from extract.networks import Feature
@@ -54,25 +54,8 @@ def fit_components(store: Path, images: ImageSet, backbone: Backbone, projection
     train = [i for i, split in enumerate(splits) if split == "train"] or list(range(len(images)))
     rows = max(_LEAST_ROWS, _ROWS_PER_DIMENSION * dim)
     chosen = np.sort(np.random.default_rng(0).permutation(len(train))[:rows]).tolist()
-    sample = _Some(images, [train[i] for i in chosen])
+    sample = Subset(images, [train[i] for i in chosen])
     vectors = embed(sample, backbone, Feature(backbone.spec, {}), device=device).vectors
     pca = fit_pca(vectors, dim)
     save_pca(components_file(store, pca.projection), pca)
     return pca
-
-
-class _Some:
-    """Some pictures of an image set."""
-
-    def __init__(self, images: ImageSet, rows: list[int]) -> None:
-        self._images = images
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def title(self, index: int) -> str:
-        return self._images.title(self._rows[index])
-
-    def read(self, index: int) -> Content:
-        return self._images.read(self._rows[index])

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from data.errors import ImageSetError, MissingDependency, MissingFile, first_line
+from data.errors import ImageSetError, MissingDependency, MissingFile, StoreError, first_line
 from data.images import ImageSet, make_set, open_images
-from data.listing import is_address
+from data.listing import OBJECT, is_address
 from data.objects import list_objects
+from data.places import Locations
+from data.views import View
 
 # These unpickle a file that lies beside the pictures, unchecked; CIFAR's are compared with known checksums first.
 _UNSAFE = ("LSUN", "LSUNClass")
@@ -39,6 +41,33 @@ def open_source(source: str | os.PathLike[str], name: str | None = None) -> Imag
     text = os.fspath(source)
     opener = None if is_address(text) else NAMED.get(text.partition(":")[0])
     return opener(text, name) if opener else open_images(source, name)
+
+
+def image_set_of(view: View) -> ImageSet:
+    """Return the pictures of a store's image set as it lists them, to compute other features of them.
+
+    Raises
+    ------
+    StoreError
+        If it was read from a Python object.
+    PenultError
+        If its root cannot be opened.
+    """
+    if view.root.startswith(OBJECT):
+        raise StoreError(f"the pictures of {view.name!r} came from a Python object: only Python can open them again")
+    named = None if is_address(view.root) else NAMED.get(view.root.partition(":")[0])
+    return ImageSet(
+        name=view.name,
+        root=view.root,
+        paths=list(view.paths),
+        targets=view.targets,
+        splits=view.splits,
+        classes=view.classes,
+        sizes=view.sizes,
+        mtimes=view.mtimes,
+        notes=(),
+        place=named(view.root).place if named else Locations(view.root),
+    )
 
 
 def _open_hf(source: str, name: str | None = None) -> ImageSet:

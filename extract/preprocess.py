@@ -91,7 +91,7 @@ def expand_views(names: list[str]) -> list[str]:
     return list(dict.fromkeys(views))
 
 
-def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes) -> list[Pixels]:
+def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes, least_area: float = _AREA[0]) -> list[Pixels]:
     """Make the input of a network for each recipe; a resize that several share is done once.
 
     Equal to torchvision's and timm's evaluation transforms on PIL images, bit for bit, for pictures up to 12 times as
@@ -105,6 +105,8 @@ def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes) -> list
         What to make of it.
     digest : bytes
         The picture's, which decides its random crops.
+    least_area : float
+        Least share of the picture that a random crop takes.
 
     Returns
     -------
@@ -116,7 +118,7 @@ def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes) -> list
     for recipe in wanted:
         seen = pixels if recipe.color == "rgba" else pixels[:, :, :3]
         random = recipe.view.startswith("random")
-        made = _random_crop(seen, recipe, digest) if random else _crop(seen, recipe, shared)
+        made = _random_crop(seen, recipe, digest, least_area) if random else _crop(seen, recipe, shared)
         inputs.append(np.ascontiguousarray(_colour(made, recipe.color)))
     return inputs
 
@@ -148,13 +150,13 @@ def _crop(pixels: Pixels, recipe: Recipe, shared: dict[_Key, Pixels]) -> Pixels:
     return crop[:, ::-1] if recipe.view == "flip" else crop
 
 
-def _random_crop(pixels: Pixels, recipe: Recipe, digest: bytes) -> Pixels:
+def _random_crop(pixels: Pixels, recipe: Recipe, digest: bytes, least_area: float) -> Pixels:
     """Return a random resized crop, mirrored half the time: decided by seed, number and the picture's content."""
     u = _uniform(f"{recipe.view}:{digest.decode()}".encode(), 23)
     h, w = pixels.shape[:2]
     width, height = w, h
     for area, aspect in u[:20].reshape(10, 2).tolist():
-        target = w * h * (_AREA[0] + area * (_AREA[1] - _AREA[0]))
+        target = w * h * (least_area + area * (_AREA[1] - least_area))
         ratio = math.exp(math.log(_ASPECT[0]) + aspect * math.log(_ASPECT[1] / _ASPECT[0]))
         width, height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
         if 0 < width <= w and 0 < height <= h:

@@ -20,7 +20,7 @@ from extract.pooling import Pool, Shape
 # Pictures in the trial run that finds the shapes: two, so that a layer without one row a picture shows itself.
 TRIAL = 2
 # What tracing a network raises that decides by its values or calls what torch.fx does not know.
-_UNTRACEABLE = (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError)
+UNTRACEABLE = (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError)
 
 
 class Cut(nn.Module):
@@ -197,7 +197,7 @@ def survey(network: nn.Module, channels: int, crop: tuple[int, int], head: Seque
         # a trace takes the branches of one run: it is trusted where it computes what the network computes
         if torch.allclose(same, output, rtol=1e-3, atol=1e-4 * float(output.abs().max())):
             found = traced
-    except _UNTRACEABLE:
+    except UNTRACEABLE:
         pass
     return dataclasses.replace(found, shapes={k: v for k, v in found.shapes.items() if k not in head})
 
@@ -230,7 +230,22 @@ def _survey_by_hooks(network: nn.Module, noise: torch.Tensor) -> tuple[Survey, t
     return Survey(network, shapes, {name: modules[name] for name in shapes if name in modules}), output
 
 
-def _survey_by_trace(network: nn.Module, noise: torch.Tensor) -> tuple[Survey, torch.Tensor]:
+def trace(network: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node], list[str]]:
+    """Trace a network as it is, training or not: what depends on the mode without being a module is fixed by it.
+
+    Returns
+    -------
+    graph : Graph
+    nodes : dict of str to Node
+        By the name of the layer, in the order in which they are computed.
+    returned : list of str
+        Those of the names that are modules.
+
+    Raises
+    ------
+    ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError
+        If torch.fx cannot follow it.
+    """
     import timm.models
 
     # what timm knows torch.fx cannot look into
@@ -238,9 +253,6 @@ def _survey_by_trace(network: nn.Module, noise: torch.Tensor) -> tuple[Survey, t
     functions: list[Any] = timm.models.get_notrace_functions()  # type: ignore[no-untyped-call]
     tracer = _Tracer(leaf_modules=list(leaves), autowrap_functions=tuple(functions))
     graph: fx.Graph = tracer.trace(network)
-    runner = _Shapes(network, graph)
-    with torch.no_grad():
-        output = runner.run(noise)
     nodes = {name: node for node, name in tracer.node_to_qualname.items() if node.op.startswith("call_")}
     for name, node in list(nodes.items()):  # `layer4` is the last node in it, if it is no module that gives a tensor
         while name := name.rpartition(".")[0]:
@@ -250,9 +262,16 @@ def _survey_by_trace(network: nn.Module, noise: torch.Tensor) -> tuple[Survey, t
     nodes = dict(sorted(nodes.items(), key=lambda item: (order[item[1]], -len(item[0]))))
     (last,) = (node for node in graph.nodes if node.op == "output")
     nodes[PENULTIMATE] = last.args[0]
+    return graph, nodes, [name for name in nodes if name in tracer.returned]
+
+
+def _survey_by_trace(network: nn.Module, noise: torch.Tensor) -> tuple[Survey, torch.Tensor]:
+    graph, nodes, returned = trace(network)
+    runner = _Shapes(network, graph)
+    with torch.no_grad():
+        output = runner.run(noise)
     shapes = {name: runner.shapes[node] for name, node in nodes.items()}
-    modules = {name: network.get_submodule(name) for name in nodes if name in tracer.returned}
-    return Survey(network, shapes, modules, graph, nodes), output
+    return Survey(network, shapes, {name: network.get_submodule(name) for name in returned}, graph, nodes), output
 
 
 def _shape(value: object) -> Shape | None:

@@ -12,7 +12,7 @@ STDLIB = sys.stdlib_module_names
 COMMON = {"numpy", "rich"}
 # Package -> what its files may import, at any depth of their code. Mirrors the docstrings of the packages.
 ALLOWED = {
-    "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow"} | COMMON,
+    "data": {"data", "h5py", "PIL", "zlib_ng", "fsspec", "pyarrow", "matplotlib"} | COMMON,
     "extract": {"data", "extract", "torch", "torchvision", "timm", "huggingface_hub", "datasets", "PIL", "safetensors"}
     | {"onnx", "onnxruntime", "simplejpeg", "pillow_heif", "threadpoolctl", "ray"}
     | COMMON,

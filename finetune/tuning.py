@@ -1,0 +1,364 @@
+"""Fine-tuning one network on one set of pictures, from the files to a checkpoint."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.errors import BackboneError, TrainingError
+from data.images import ImageSet
+from data.splits import SplitRule
+from data.store import FeatureStore
+from data.views import Skipped
+from extract.backbones import DEFAULT_BACKBONE, PENULTIMATE, Options
+from extract.checkpoints import read_checkpoint
+from extract.datasets import image_set_of
+from extract.networks import Setup
+from extract.results import Progress
+from extract.wanted import Wanted
+from finetune.cached import Behind, cache_activations, views_of
+from finetune.checkpoint import refuse_overwrite, save_checkpoint
+from finetune.devices import Runner
+from finetune.pictures import Inputs, Parts, Roster, divide, roster_of_images, roster_of_store
+from finetune.strategies import Strategy
+from finetune.surgery import Operated, depths_of, freeze, operate, rest_of, set_last_layer
+from finetune.trainer import Course, Epoch, Floats, Source, Trainer
+
+# Activations that a cache may take on the disk before training runs the frozen stages itself, in bytes.
+CACHE_LIMIT = 20 << 30
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class LastLayer:
+    """A linear layer on raw penultimate vectors to start from.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (m, dim)
+    bias : ndarray of shape (m,)
+    rows : tuple of int, optional
+        Which of the classes; without them all.
+    origin : str
+        Where it came from, in words.
+    """
+
+    weight: Array
+    bias: Array
+    rows: tuple[int, ...] | None
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What a fine-tuning gave.
+
+    Parameters
+    ----------
+    checkpoint : Path
+    strategy : Strategy
+    backbone, fingerprint : str
+        The network, and the fingerprint of its penultimate features now.
+    n_stages, frozen : int
+        Stages of the network, and how many of them were not trained.
+    parts : Parts
+        Which pictures were used for what.
+    classes : list of str
+    targets : ndarray of shape (n,), int64
+        Of the pictures measured on.
+    scores : ndarray of shape (n, k), float32
+        What the network says of them.
+    epochs : list of Epoch
+    kept, resumed : int
+        As in `finetune.trainer.Trained`.
+    passes : dict of str to int
+        Pictures that went through the network: ``extracted`` once through its frozen part, ``trained`` forward and
+        backward through what is trained, ``measured`` forward alone.
+    seconds : float
+        In all, of this run.
+    cached : str
+        Layer whose activations were kept; empty where all of the network was run in every epoch.
+    skipped : list of Skipped
+    notes : list of str
+    """
+
+    checkpoint: Path
+    strategy: Strategy
+    backbone: str
+    fingerprint: str
+    n_stages: int
+    frozen: int
+    parts: Parts
+    classes: list[str]
+    targets: Array
+    scores: Floats
+    epochs: list[Epoch]
+    kept: int
+    resumed: int
+    passes: dict[str, int]
+    seconds: float
+    cached: str
+    skipped: list[Skipped]
+    notes: list[str]
+
+    @property
+    def right(self) -> npt.NDArray[np.bool_]:
+        """Which of the pictures measured on it classifies rightly, (n,)."""
+        answers: npt.NDArray[np.bool_] = self.scores.argmax(axis=1) == self.targets
+        return answers
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the results as `finetune --json` prints them."""
+        best = self.epochs[self.kept - 1]
+        return {
+            "checkpoint": str(self.checkpoint),
+            "mode": self.strategy.mode,
+            "backbone": self.backbone,
+            "fingerprint": self.fingerprint,
+            "strategy": dataclasses.asdict(self.strategy),
+            "stages": self.n_stages,
+            "frozen_stages": self.frozen,
+            "cached": self.cached,
+            "n_train": len(self.parts.train),
+            "chosen_on": self.parts.chosen_on,
+            "n_choose": len(self.parts.choose),
+            "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
+            "kept_epoch": self.kept,
+            "resumed_epochs": self.resumed,
+            "best_accuracy": best.accuracy,
+            "split": self.parts.measured_on,
+            "n": len(self.targets),
+            "accuracy": float(self.right.mean()),
+            "passes": self.passes,
+            "seconds": round(self.seconds, 3),
+            "skipped": [{"path": s.path, "reason": s.reason} for s in self.skipped],
+            "notes": self.notes,
+        }
+
+
+@dataclasses.dataclass
+class Tuner:
+    """Fine-tunes a network.
+
+    Parameters
+    ----------
+    source : ImageSet or FeatureStore
+        Pictures, or a store that lists them and keeps the activations of frozen stages.
+    output : Path
+        Of the checkpoint.
+    strategy : Strategy
+        How.
+    backbone, weights, options, partial
+        As for `extract.backbones.open_backbone`; `weights` do not matter from scratch.
+    dataset : str, optional
+        Image set, where the store has several.
+    rule : SplitRule, optional
+        Split pictures anew.
+    on : str, optional
+        Split to measure on.
+    device : str
+        As for `extract.engines.choose_device`.
+    workers : int
+        Threads that decode; 0 takes one a core.
+    cache : bool
+        Whether activations of frozen stages may be kept.
+    last_layer : callable, optional
+        From the set-up network and the roster to the layer to start from, or None for a random one.
+    on_progress, on_picture, on_step, on_epoch : callable, optional
+        Told of extracted pictures (`extract.results.Progress`), of pictures looked at, steps and epochs.
+    """
+
+    source: ImageSet | FeatureStore
+    output: Path
+    strategy: Strategy
+    backbone: str = DEFAULT_BACKBONE
+    weights: str = "default"
+    options: Options = dataclasses.field(default_factory=Options)
+    partial: bool = False
+    dataset: str | None = None
+    rule: SplitRule | None = None
+    on: str | None = None
+    device: str = "auto"
+    workers: int = 0
+    cache: bool = True
+    last_layer: Callable[[Operated, Roster], LastLayer | None] | None = None
+    on_progress: Callable[[Progress], None] | None = None
+    on_picture: Callable[[int, int, int], None] | None = None
+    on_step: Callable[[int, int], None] | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
+
+    def run(self) -> Tuning:
+        """Train, measure and write the checkpoint.
+
+        Raises
+        ------
+        PenultError
+            If the pictures, the network, the strategy or the disk refuse; finished epochs are kept.
+        """
+        began = time.perf_counter()
+        strategy = self.strategy
+        strategy.check()
+        refuse_overwrite(self.output)
+        runner = Runner(self.device, strategy.precision)
+        roster = self._roster()
+        parts = divide(roster, on=self.on, keep=strategy.keep, hold_out=strategy.hold_out, seed=strategy.seed)
+        weights = "random" if strategy.mode == "scratch" else self.weights
+        operated = operate(
+            self.backbone, weights, len(roster.classes), self.options, strategy.seed, partial=self.partial
+        )
+        notes = [*roster.notes, *operated.report]
+        frozen = strategy.frozen(len(operated.stages))
+        freezing = freeze(operated, frozen)
+        given = self.last_layer(operated, roster) if self.last_layer else None
+        if given:
+            set_last_layer(operated.network, given.weight, given.bias, given.rows)
+            notes.append(given.origin)
+        source, path, layer, extracted, remark = self._source(operated, roster, frozen)
+        notes += remark
+        course = Course(
+            network=operated.network,
+            path=path,
+            freezing=freezing,
+            depths=depths_of(operated),
+            n_stages=len(operated.stages),
+            source=source,
+            targets=roster.targets,
+            train=parts.train,
+            choose=parts.choose,
+        )
+        request = self._request(operated, roster, given)
+        state = self.output.with_name(f"{self.output.name}.training")
+        trainer = Trainer(course, strategy, runner, state, request, self.on_step, self.on_epoch)
+        trained = trainer.run()
+        scores = trainer.scores(parts.measure)
+        operated.network.cpu()
+        seen = np.concatenate([parts.train, parts.choose])
+        facts = {
+            "classes": roster.classes,
+            "weights_before": operated.spec.weights,
+            "strategy": dataclasses.asdict(strategy),
+            "trained_on": {
+                "dataset": roster.name,
+                "split": "train",
+                "n": len(parts.train),
+                "identity": roster.identity,
+            },
+            "epochs": [{**dataclasses.asdict(epoch), "seconds": None} for epoch in trained.epochs],
+            "kept_epoch": trained.kept,
+        }
+        spec = save_checkpoint(self.output, operated, facts, roster.digests[seen])
+        trainer.finish()
+        if not isinstance(self.source, FeatureStore):
+            self._own_store().unlink(missing_ok=True)
+        done = len(trained.epochs)
+        return Tuning(
+            checkpoint=self.output,
+            strategy=strategy,
+            backbone=operated.spec.backbone,
+            fingerprint=spec.fingerprint,
+            n_stages=len(operated.stages),
+            frozen=frozen,
+            parts=parts,
+            classes=roster.classes,
+            targets=roster.targets[parts.measure],
+            scores=scores,
+            epochs=trained.epochs,
+            kept=trained.kept,
+            resumed=trained.resumed,
+            passes={
+                "extracted": extracted,
+                "trained": done * len(parts.train),
+                "measured": done * len(parts.choose) + len(parts.measure),
+            },
+            seconds=time.perf_counter() - began,
+            cached=layer,
+            skipped=roster.skipped,
+            notes=notes,
+        )
+
+    def _roster(self) -> Roster:
+        if isinstance(self.source, FeatureStore):
+            if self.rule is not None:
+                raise TrainingError(
+                    f"{self.source.path} says how its pictures are split: name the pictures to split anew"
+                )
+            return roster_of_store(self.source, self.dataset)
+        return roster_of_images(self.source, self.rule, self.on_picture)
+
+    def _source(
+        self, operated: Operated, roster: Roster, frozen: int
+    ) -> tuple[Source, torch.nn.Module, str, int, list[str]]:
+        """Return what feeds the network and what of it is fed: with stored activations, where they can be kept."""
+        strategy = self.strategy
+        views = views_of(strategy.augment, strategy.views, strategy.seed)
+        plain = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers)
+        if not frozen or not self.cache:
+            return plain, operated.network, "", 0, []
+        if not views:
+            why = "random crops are new in every epoch: --augment none, flip or views lets the frozen stages run once"
+            return plain, operated.network, "", 0, [why]
+        whole = frozen > len(operated.stages)
+        layer = PENULTIMATE if whole else operated.stages[frozen - 1]
+        need = 4 * int(np.prod((operated.found.shapes[layer] or (1,))[1:])) * len(roster) * len(views)
+        if need > CACHE_LIMIT:
+            why = f"activations of {layer} would take {need / 1e9:.0f} GB: the frozen stages run in every epoch"
+            return plain, operated.network, "", 0, [why]
+        try:
+            rest = None if whole else rest_of(operated, layer)
+        except BackboneError as error:
+            return plain, operated.network, "", 0, [f"{error}: the frozen stages run in every epoch"]
+        asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
+        wanted = Wanted(
+            self.backbone,
+            self.weights,
+            asked.options(self.options) if asked else self.options,
+            strategy.seed if self.weights == "random" else 0,
+            self.partial,
+            views=views,
+        )
+        store, images = self._store(roster)
+        activations, extracted = cache_activations(
+            store,
+            images,
+            roster,
+            wanted,
+            layer,
+            strategy.augment,
+            strategy.seed,
+            Setup(device=self.device),
+            self.rule,
+            self.on_progress,
+        )
+        return activations, Behind(rest, operated.network), layer, extracted, []
+
+    def _store(self, roster: Roster) -> tuple[Path, ImageSet]:
+        """Return where activations are kept, and all pictures of the set."""
+        if isinstance(self.source, FeatureStore):
+            return self.source.path, image_set_of(self.source.view(self.dataset))
+        return self._own_store(), self.source
+
+    def _own_store(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.activations.h5")
+
+    def _request(self, operated: Operated, roster: Roster, given: LastLayer | None) -> str:
+        """Name everything that decides the result, so that only the same training is taken up again."""
+        facts = {
+            "strategy": dataclasses.asdict(self.strategy),
+            "spec": operated.spec.canonical_json(),
+            "pictures": roster.identity,
+            "on": self.on or "",
+            "last": hashlib.sha256(np.ascontiguousarray(given.weight).tobytes()).hexdigest() if given else "",
+        }
+        return json.dumps(facts, sort_keys=True)
+
+
+def _without_time(epoch: Epoch) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"}
