@@ -60,7 +60,7 @@ def read_state_dict(path: Path) -> StateDict:
     if not path.is_file():
         raise MissingFile(f"the weights file {path} does not exist: check --weights")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # on the age of the format, which the user cannot change
@@ -76,6 +76,15 @@ def read_state_dict(path: Path) -> StateDict:
             "name a .pth or .safetensors file saved from `model.state_dict()`"
         ) from None
     return _unwrap(loaded, path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file says so by its name or its beginning: the length of a JSON object, and the object."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return path.suffix == ".safetensors" or (
+        start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    )
 
 
 def _unwrap(loaded: object, path: Path) -> StateDict:

@@ -24,7 +24,7 @@ class State:
     Parameters
     ----------
     now, best : dict of str to Tensor
-        State dicts of the network: as it is, and as it was at its best.
+        What training changes of the network: as it is, and as it was at its best.
     optimizer : dict of str to Tensor
         ``PARAMETER.NAME``: what the optimizer remembers of each parameter, by its number.
     scaler : dict
@@ -45,7 +45,7 @@ class State:
     @classmethod
     def of(
         cls,
-        network: nn.Module,
+        now: dict[str, torch.Tensor],
         optimizer: torch.optim.Optimizer,
         runner: Runner,
         best: dict[str, torch.Tensor],
@@ -59,11 +59,11 @@ class State:
             for name, value in values.items()
             if value is not None
         }
-        return cls(network.state_dict(), best, remembered, runner.scaler.state_dict(), kept, history)
+        return cls(now, best, remembered, runner.scaler.state_dict(), kept, history)
 
     def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, runner: Runner) -> None:
         """Put a training back to where it stood."""
-        network.load_state_dict(self.now)
+        network.load_state_dict(self.now, strict=False)
         whole = optimizer.state_dict()
         whole["state"] = {}
         for key, value in self.optimizer.items():

@@ -1,6 +1,5 @@
 """The loop: epochs over training pictures, held-out pictures after each, the best weights kept; resumable."""
 
-import copy
 import dataclasses
 import math
 import time
@@ -167,7 +166,7 @@ class Trainer:
         optimizer = self._optimizer()
         state = read_state(self.state, self.request)
         history = [Epoch(**epoch) for epoch in state.history] if state else []
-        best = copy.deepcopy(network.state_dict())
+        best = self._moving()
         kept = 0
         if state:
             state.restore(network, optimizer, self.runner)
@@ -179,12 +178,13 @@ class Trainer:
                     break
                 history.append(self._epoch(number, optimizer))
                 if self._is_best(history, kept):
-                    best, kept = copy.deepcopy(network.state_dict()), number
+                    best, kept = self._moving(), number
                 epochs = [dataclasses.asdict(epoch) for epoch in history]
-                write_state(self.state, State.of(network, optimizer, self.runner, best, kept, epochs), self.request)
+                now = State.of(self._moving(), optimizer, self.runner, best, kept, epochs)
+                write_state(self.state, now, self.request)
                 if self.on_epoch:
                     self.on_epoch(history[-1])
-        network.load_state_dict(best)
+        network.load_state_dict(best, strict=False)
         network.eval()
         return Trained(history, kept, resumed)
 
@@ -204,6 +204,13 @@ class Trainer:
                 with self.runner.autocast():
                     parts.append(self.course.path(x).float().cpu().numpy())
         return np.concatenate(parts)
+
+    def _moving(self) -> dict[str, torch.Tensor]:
+        """Return a copy of what training changes: parameters that have a gradient, statistics that are not frozen."""
+        network, frozen = self.course.network, {f"body.{name}" for name in self.course.freezing.modules}
+        names = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        names |= {name for name, _ in network.named_buffers() if name.rpartition(".")[0] not in frozen}
+        return {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name in names}
 
     def _epoch(self, number: int, optimizer: torch.optim.Optimizer) -> Epoch:
         """Pass over the training pictures once, and over those that choose."""
