@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from classify.artifact import TrainedHead
     from data.splits import SplitRule
     from data.store import FeatureStore
+    from finetune.beginnings import LinearStart
 
 
 _OURS = ("data", "extract", "classify", "finetune")
@@ -238,6 +239,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--backbone", metavar="NAME", help="torchvision or timm network (default: efficientnet_lite0)")
     add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
     add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
+    add("--init", default="auto", choices=("auto", "random", "rows"), help="what the new last layer starts from: rows "
+        "of the old one for classes that it knew by name, or chance (default: rows if it knew every class)")
     add("--start", metavar="HEAD", help="linear head whose weights lp-ft starts from (default: lr, fitted first)")
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test); it chooses "
@@ -634,6 +637,7 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
 
 def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `finetune`."""
+    from classify.probe import fit_probe
     from classify.statistics import wilson_interval
     from data.report import is_store
     from data.store import FeatureStore
@@ -679,6 +683,9 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
             arguments.device,
             arguments.workers,
             not arguments.no_cache,
+            arguments.init,
+            _start_of(arguments.start) if arguments.start else None,
+            lambda samples: fit_probe(samples, strategy.seed),
             on_progress=lambda p: display.update(p.done, p.total, p.skipped),
             on_picture=display.update,
             on_step=stepped,
@@ -688,6 +695,14 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
     print_tuning(console, tuning, interval)
     return {**tuning.as_json(), "accuracy_ci95": list(interval), "chart": arguments.png}, 0
+
+
+def _start_of(path: str) -> "LinearStart":
+    from classify.artifact import load_head
+    from finetune.beginnings import LinearStart
+
+    head = load_head(Path(path))
+    return LinearStart(*head.linear(), head.classes, head.spec.fingerprint, head.name)
 
 
 def _split_rule(arguments: argparse.Namespace) -> "SplitRule | None":

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from classify.head import Array, Floats, Head
+from classify.head import Array, Floats, Head, LinearHead
 from classify.heads import HEADS
 from classify.linear import NetworkHead
 from classify.training import Training
@@ -90,6 +90,18 @@ class TrainedHead:
         """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""
         return self.head.predict_proba(self.scaler.transform(X))
 
+    def linear(self) -> tuple[Floats, Floats]:
+        """Return weight (k, d) and bias (k,) whose scores on raw vectors have this head's probabilities as softmax.
+
+        Raises
+        ------
+        HeadError
+            If the head is not linear.
+        """
+        if not isinstance(self.head, LinearHead):
+            raise HeadError(f"{self.name} is a head of the kind {self.kind}, not linear: name one of lr, svm or ridge")
+        return fold(self.head, self.scaler)
+
     def predictions(self, paths: list[str], X: Array) -> list[dict[str, Any]]:
         """Return path, label, its probability and those of all classes, for vectors (n, d) of some pictures."""
         if not paths:
@@ -107,6 +119,18 @@ class TrainedHead:
     def trained_on(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Return which pictures were in the training set, (n,)."""
         return np.isin(_keys(digests), self.train_keys)
+
+
+def fold(head: LinearHead, scaler: Scaler) -> tuple[Floats, Floats]:
+    """Return weight (k, d) and bias (k,), float64, of a linear head with its scaler and its calibration folded in."""
+    coef, intercept = head.coef_.astype(np.float64), head.intercept_
+    if len(coef) == 1:
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    if np.ndim(head.scale_):
+        coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
+    factor = np.asarray(head.scale_)
+    weight = factor[..., None] * coef / scaler.scale
+    return weight, factor * intercept + head.bias_ - weight @ scaler.mean.astype(np.float64)
 
 
 def save_head(

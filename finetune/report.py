@@ -45,6 +45,11 @@ def print_tuning(console: "Console", tuning: "Tuning", interval: tuple[float, fl
         console.print(
             f"kept the weights of epoch {tuning.kept}, the best on {parts.chosen_on}: accuracy {best.accuracy:.4f}"
         )
+    if tuning.before is not None:
+        console.print(
+            f"before any training: accuracy {tuning.before:.4f} on the {len(tuning.targets)} pictures of "
+            f"{parts.measured_on}"
+        )
     low, high = interval
     console.print(
         f"accuracy on {len(tuning.targets)} pictures of {parts.measured_on}: {tuning.right.mean():.4f} "

@@ -191,6 +191,15 @@ _FROM_SCRATCH: dict[str, dict[str, Any]] = {
 }
 
 
+_BY_MODE: dict[str, dict[str, Any]] = {
+    # mirroring, whose activations can be kept
+    "head": {"augment": "flip"},
+    "partial": {"augment": "flip"},
+    # the last layer is as good as it can be for these features: no part of the network may leave them fast
+    "lp-ft": {"lr": 0.001, "head_lr_factor": 1.0},
+}
+
+
 def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strategy:
     """Return a preset for a mode, with some values changed.
 
@@ -211,8 +220,8 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
     own: dict[str, Any] = {}
     if mode == "scratch":
         own = _FROM_SCRATCH[preset]
-    elif mode in ("head", "partial") and preset == "default":
-        own = {"augment": "flip"}  # whose activations can be kept
+    elif preset == "default":
+        own = _BY_MODE.get(mode, {})
     values = {**own, **changes, "mode": mode}
     strategy = dataclasses.replace(PRESETS[preset], **values)
     strategy.check()

@@ -15,7 +15,7 @@ import torch
 from data.errors import BackboneError, TrainingError
 from data.images import ImageSet
 from data.splits import SplitRule
-from data.store import FeatureStore
+from data.store import FeatureStore, Samples
 from data.views import Skipped
 from extract.backbones import DEFAULT_BACKBONE, PENULTIMATE, Options
 from extract.checkpoints import read_checkpoint
@@ -23,7 +23,8 @@ from extract.datasets import image_set_of
 from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted
-from finetune.cached import Behind, cache_activations, views_of
+from finetune.beginnings import LastLayer, LinearStart, shared_rows
+from finetune.cached import Activations, Behind, cache_activations, views_of
 from finetune.checkpoint import refuse_overwrite, save_checkpoint
 from finetune.devices import Runner
 from finetune.pictures import Inputs, Parts, Roster, divide, roster_of_images, roster_of_store
@@ -35,26 +36,6 @@ from finetune.trainer import Course, Epoch, Floats, Source, Trainer
 CACHE_LIMIT = 20 << 30
 
 Array = npt.NDArray[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class LastLayer:
-    """A linear layer on raw penultimate vectors to start from.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (m, dim)
-    bias : ndarray of shape (m,)
-    rows : tuple of int, optional
-        Which of the classes; without them all.
-    origin : str
-        Where it came from, in words.
-    """
-
-    weight: Array
-    bias: Array
-    rows: tuple[int, ...] | None
-    origin: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +57,8 @@ class Tuning:
         Of the pictures measured on.
     scores : ndarray of shape (n, k), float32
         What the network says of them.
+    before : float or None
+        Accuracy on them before any training, where the last layer did not start at random.
     epochs : list of Epoch
     kept, resumed : int
         As in `finetune.trainer.Trained`.
@@ -100,6 +83,7 @@ class Tuning:
     classes: list[str]
     targets: Array
     scores: Floats
+    before: float | None
     epochs: list[Epoch]
     kept: int
     resumed: int
@@ -137,6 +121,7 @@ class Tuning:
             "split": self.parts.measured_on,
             "n": len(self.targets),
             "accuracy": float(self.right.mean()),
+            "accuracy_before_training": self.before,
             "passes": self.passes,
             "seconds": round(self.seconds, 3),
             "skipped": [{"path": s.path, "reason": s.reason} for s in self.skipped],
@@ -170,8 +155,13 @@ class Tuner:
         Threads that decode; 0 takes one a core.
     cache : bool
         Whether activations of frozen stages may be kept.
-    last_layer : callable, optional
-        From the set-up network and the roster to the layer to start from, or None for a random one.
+    init : str
+        A key of `finetune.beginnings.INITS`: what the last layer starts from.
+    start : LinearStart, optional
+        Fitted head that ``lp-ft`` starts from.
+    probe : callable, optional
+        Fits one for ``lp-ft`` from penultimate features of the training pictures, and returns weight (k, dim) and
+        bias (k,).
     on_progress, on_picture, on_step, on_epoch : callable, optional
         Told of extracted pictures (`extract.results.Progress`), of pictures looked at, steps and epochs.
     """
@@ -189,7 +179,9 @@ class Tuner:
     device: str = "auto"
     workers: int = 0
     cache: bool = True
-    last_layer: Callable[[Operated, Roster], LastLayer | None] | None = None
+    init: str = "auto"
+    start: LinearStart | None = None
+    probe: Callable[[Samples], tuple[Array, Array]] | None = None
     on_progress: Callable[[Progress], None] | None = None
     on_picture: Callable[[int, int, int], None] | None = None
     on_step: Callable[[int, int], None] | None = None
@@ -217,10 +209,10 @@ class Tuner:
         notes = [*roster.notes, *operated.report]
         frozen = strategy.frozen(len(operated.stages))
         freezing = freeze(operated, frozen)
-        given = self.last_layer(operated, roster) if self.last_layer else None
+        given = self._beginning(operated, roster, parts)
         if given:
             set_last_layer(operated.network, given.weight, given.bias, given.rows)
-            notes.append(given.origin)
+            notes += given.report
         source, path, layer, extracted, remark = self._source(operated, roster, frozen)
         notes += remark
         course = Course(
@@ -237,6 +229,9 @@ class Tuner:
         request = self._request(operated, roster, given)
         state = self.output.with_name(f"{self.output.name}.training")
         trainer = Trainer(course, strategy, runner, state, request, self.on_step, self.on_epoch)
+        before = None
+        if given and given.complete:
+            before = float((trainer.scores(parts.measure).argmax(axis=1) == roster.targets[parts.measure]).mean())
         trained = trainer.run()
         scores = trainer.scores(parts.measure)
         operated.network.cpu()
@@ -270,6 +265,7 @@ class Tuner:
             classes=roster.classes,
             targets=roster.targets[parts.measure],
             scores=scores,
+            before=before,
             epochs=trained.epochs,
             kept=trained.kept,
             resumed=trained.resumed,
@@ -315,35 +311,61 @@ class Tuner:
             rest = None if whole else rest_of(operated, layer)
         except BackboneError as error:
             return plain, operated.network, "", 0, [f"{error}: the frozen stages run in every epoch"]
+        activations, extracted = self._activations(roster, layer, strategy.augment, views)
+        return activations, Behind(rest, operated.network), layer, extracted, []
+
+    def _activations(self, roster: Roster, layer: str, augment: str, views: tuple[str, ...]) -> tuple[Activations, int]:
+        """Return what the network, before training, gives at a layer, and how many pictures it had to see."""
         asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
         wanted = Wanted(
             self.backbone,
             self.weights,
             asked.options(self.options) if asked else self.options,
-            strategy.seed if self.weights == "random" else 0,
+            self.strategy.seed if self.weights == "random" else 0,
             self.partial,
             views=views,
         )
-        store, images = self._store(roster)
-        activations, extracted = cache_activations(
-            store,
-            images,
+        return cache_activations(
+            self.source.path if isinstance(self.source, FeatureStore) else self._own_store(),
+            image_set_of(self.source.view(self.dataset)) if isinstance(self.source, FeatureStore) else self.source,
             roster,
             wanted,
             layer,
-            strategy.augment,
-            strategy.seed,
+            augment,
+            self.strategy.seed,
             Setup(device=self.device),
             self.rule,
             self.on_progress,
         )
-        return activations, Behind(rest, operated.network), layer, extracted, []
 
-    def _store(self, roster: Roster) -> tuple[Path, ImageSet]:
-        """Return where activations are kept, and all pictures of the set."""
-        if isinstance(self.source, FeatureStore):
-            return self.source.path, image_set_of(self.source.view(self.dataset))
-        return self._own_store(), self.source
+    def _beginning(self, operated: Operated, roster: Roster, parts: Parts) -> LastLayer | None:
+        """Return what the last layer starts from; None where it is random."""
+        spec, classes = operated.spec, roster.classes
+        if self.strategy.mode == "lp-ft":
+            start = self.start
+            if start is None:
+                if self.probe is None:
+                    raise TrainingError("lp-ft starts from a fitted head: name one with --start HEAD")
+                activations, _ = self._activations(roster, PENULTIMATE, "none", ("center",))
+                rows = parts.train
+                samples = Samples(
+                    X=activations.vectors[0][rows],
+                    y=roster.targets[rows].astype(np.int32),
+                    classes=classes,
+                    paths=[roster.pictures.title(row) for row in rows.tolist()],
+                    digests=roster.digests[rows],
+                    specs=(spec,),
+                    dataset=roster.name,
+                    split="train",
+                )
+                weight, bias = self.probe(samples)
+                start = LinearStart(weight, bias, classes, spec.fingerprint, "lr, fitted on the frozen features")
+            return start.for_classes(classes, spec.fingerprint, spec.backbone)
+        if self.start is not None:
+            raise TrainingError(f"--start is for --mode lp-ft: got {self.start.name} and {self.strategy.mode}")
+        if self.strategy.mode == "scratch":
+            return None
+        return shared_rows(self.backbone, self.weights, classes, self.init)
 
     def _own_store(self) -> Path:
         return self.output.with_name(f"{self.output.name}.activations.h5")
