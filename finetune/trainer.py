@@ -40,7 +40,7 @@ class Course:
     Parameters
     ----------
     network : Tuned
-        Whose weights are kept.
+        Whose weights are kept; on the runner's device.
     path : Module
         From what `source` gives to scores (B, k): the network itself, or that part of it which is not cached.
     freezing : Freezing
@@ -162,7 +162,6 @@ class Trainer:
         """
         course, strategy = self.course, self.strategy
         network = course.network
-        self.runner.place(network)
         optimizer = self._optimizer()
         state = read_state(self.state, self.request)
         history = [Epoch(**epoch) for epoch in state.history] if state else []

@@ -229,6 +229,7 @@ class Tuner:
         request = self._request(operated, roster, given)
         state = self.output.with_name(f"{self.output.name}.training")
         trainer = Trainer(course, strategy, runner, state, request, self.on_step, self.on_epoch)
+        runner.place(operated.network)
         before = None
         if given and given.complete:
             before = float((trainer.scores(parts.measure).argmax(axis=1) == roster.targets[parts.measure]).mean())
@@ -246,7 +247,7 @@ class Tuner:
                 "n": len(parts.train),
                 "identity": roster.identity,
             },
-            "epochs": [{**dataclasses.asdict(epoch), "seconds": None} for epoch in trained.epochs],
+            "epochs": [_without_time(epoch) for epoch in trained.epochs],
             "kept_epoch": trained.kept,
         }
         spec = save_checkpoint(self.output, operated, facts, roster.digests[seen])

@@ -1,0 +1,70 @@
+"""How networks are trained, by name."""
+
+import dataclasses
+
+import pytest
+
+import pipeline
+from data.errors import TrainingError
+from finetune.beginnings import INITS
+from finetune.strategies import AUGMENTATIONS, MODES, OPTIMIZERS, PRESETS, SCHEDULES, Strategy, make_strategy
+
+
+def test_the_command_line_offers_what_there_is():
+    parser = pipeline.build_parser()
+    verbs = next(a for a in parser._actions if hasattr(a, "choices") and a.choices and "finetune" in a.choices)
+    options = {action.dest: action for action in verbs.choices["finetune"]._actions}
+    known = {"mode": MODES, "preset": PRESETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+    known |= {"augment": AUGMENTATIONS, "init": INITS}
+    for name, values in known.items():
+        assert sorted(options[name].choices) == sorted(values), name
+    fields = {f.name for f in dataclasses.fields(Strategy)}
+    assert fields <= options.keys()
+
+
+def test_every_preset_makes_sense_in_every_mode():
+    for preset in PRESETS:
+        for mode in MODES:
+            assert make_strategy(mode, preset).mode == mode
+
+
+def test_the_step_schedule_is_the_tutorials():
+    ants = PRESETS["ants"]
+    assert [round(ants.factor(epoch), 6) for epoch in (0, 6.99, 7, 13.9, 14, 21)] == [1, 1, 0.1, 0.1, 0.01, 0.001]
+
+
+def test_the_cosine_rises_then_falls_to_nothing():
+    strategy = Strategy(epochs=10, warmup=2, schedule="cosine")
+    factors = [strategy.factor(e / 4) for e in range(41)]
+    assert factors[0] == 0
+    assert max(factors) == factors[8]
+    assert factors[-1] == pytest.approx(0, abs=1e-12)
+    assert factors[:9] == sorted(factors[:9])
+    assert factors[8:] == sorted(factors[8:], reverse=True)
+
+
+def test_rates_fall_towards_the_pictures():
+    strategy = Strategy(lr=1.0, layer_decay=0.5, head_lr_factor=10)
+    assert [strategy.rate(d, 3) for d in (None, 3, 2, 1, 0)] == [10, 1, 0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"epochs": 0}, "epochs must be 1 or more"),
+        ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw: got 'adam'"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+        ({"freeze": 2}, "freeze is for the mode partial"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+    ],
+)
+def test_impossible_values_are_refused(changes, message):
+    with pytest.raises(TrainingError, match=message):
+        make_strategy("full", **changes)
+
+
+def test_an_unknown_preset_names_those_there_are():
+    with pytest.raises(TrainingError, match="no preset 'cats': use default, ants, hotdog"):
+        make_strategy("full", "cats")
