@@ -217,8 +217,8 @@ def _timm_state(arch: str, network: Any) -> dict[str, Any]:
     return timm.create_model(arch, pretrained=True).state_dict()
 
 
-def take_off_head(network: Any, title: str) -> list[str]:
-    """Replace the last layer with one output a class by the identity, and return its names.
+def last_layer_names(network: Any, title: str) -> list[str]:
+    """Return the names of the layers with one output a class; there are several where each sees another token.
 
     Raises
     ------
@@ -232,7 +232,6 @@ def take_off_head(network: Any, title: str) -> list[str]:
         heads = [names] if isinstance(names, str) else list(names or [])
         if not heads or not hasattr(network, "reset_classifier"):
             raise BackboneError(f"{title} has no classifier to take off: choose a classification network")
-        network.reset_classifier(0)
         return heads
     classes = 1000  # of ImageNet-1k, for which every torchvision network is built
     found = [
@@ -243,6 +242,23 @@ def take_off_head(network: Any, title: str) -> list[str]:
     ]
     if not found:
         raise BackboneError(f"{title} has no layer with {classes} outputs: choose a classification network")
-    parent, _, child = found[-1].rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
     return [found[-1]]
+
+
+def take_off_head(network: Any, title: str) -> list[str]:
+    """Replace the last layer with one output a class by the identity, and return its names.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such layer.
+    """
+    from torch import nn
+
+    names = last_layer_names(network, title)
+    if title.startswith("timm/"):
+        network.reset_classifier(0)
+    else:
+        parent, _, child = names[0].rpartition(".")
+        setattr(network.get_submodule(parent), child, nn.Identity())
+    return names
