@@ -188,11 +188,12 @@ def nce(P: npt.NDArray[np.floating], y: Labels) -> float:
 
 def _indicators(y: Labels) -> Double:
     """Return (n, k) of 0 and 1, a column for each class that occurs."""
-    return (np.asarray(y)[:, None] == np.unique(y)).astype(np.float64)
+    member: Double = (np.asarray(y)[:, None] == np.unique(y)).astype(np.float64)
+    return member
 
 
 def _kept(values: Double, size: int) -> npt.NDArray[np.bool_]:
     """Return which eigenvalues are more than rounding."""
     largest = float(values.max(initial=0.0))
-    kept: npt.NDArray[np.bool_] = values > largest * size * np.finfo(np.float64).eps
+    kept: npt.NDArray[np.bool_] = values > largest * size * float(np.finfo(np.float64).eps)
     return kept

@@ -302,9 +302,13 @@ class FeatureStore(Shown):
             names = [digest.decode() for digest in digests.tolist()]
             return Located.among(groups[fingerprint], digests, names, self.path).read(slice(0, len(digests)))
 
+    def view(self, dataset: str | None = None) -> View:
+        """Return one image set; the name may be left out where only one has labels."""
+        return self._choose_view(self.views(), dataset)
+
     def splits(self, dataset: str | None = None) -> dict[str, int]:
         """Return how many pictures each split of an image set has; the key is empty where there is no split."""
-        view = self._choose_view(self.views(), dataset)
+        view = self.view(dataset)
         names, counts = np.unique(view.splits, return_counts=True)
         return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
 
