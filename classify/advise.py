@@ -17,6 +17,7 @@ from data.store import FeatureInfo, FeatureStore, Samples
 
 # Pictures of each class. ImageNet-1k, on which the networks were made, has 732 to 1,300 of each.
 FEW, MANY = 100, 1000
+_MEMORY = 1 << 30  # bytes; vectors that take more than half stay in the store until some are drawn
 _WORTH_IT = 1.0  # percentage points; where even the upper end is less, a training is not worth its time
 
 
@@ -123,7 +124,7 @@ def advise(
 
     found, every = [], None
     for specs in families:
-        samples = store.load("train", dataset=dataset, spec=specs).labelled()
+        samples = store.load("train", dataset=dataset, spec=specs, memory=_MEMORY).labelled()
         every = every or samples
         if len(np.unique(samples.y)) < 2:
             raise HeadError(
@@ -181,7 +182,7 @@ def _decide(samples: Samples, backbones: list[Backbone], measured_on: int, slope
     similarity = verdict(evidence)
     right = round(best.penultimate.accuracy * measured_on)
     gain = expected_gain(right, measured_on, None if similarity == UNCLEAR else similarity == NEAR)
-    macs = best.macs or MACS.get(best.name)
+    macs = best.macs or MACS.get(best.network)
     strategy, sentence, why = _strategy(size, similarity, best, gain)
     return Advice(
         dataset=samples.dataset,
@@ -258,16 +259,19 @@ def _strategy(size: str, similarity: str, best: Backbone, gain: Gain) -> tuple[s
             "little: a fitted head protects them (Kumar et al. 2022)",
         )
     if similarity == FAR and size != "many":
-        first = f"`fit --head head2toe --features {best.name.split('/')[-1]}/all-stages` first, then " if more else ""
-        gained = (
-            f"all layers side by side give {100 * (together.accuracy - best.penultimate.accuracy):+.1f} points"
-            if more and together
-            else "the last features were made for other pictures"
-        )
+        network = best.network.split("/")[-1]
+        cheap = f"`fit --head head2toe --features {network}/all-stages` first, then "
+        why = "the last features were made for other pictures"
+        if together is None:
+            cheap = f"`extract --layers all-stages penultimate` and {cheap}"
+        elif more:
+            why = f"all layers side by side give {100 * (together.accuracy - best.penultimate.accuracy):+.1f} points"
+        else:
+            cheap = ""
         return (
             "head2toe" if more else "partial",
-            f"Go back to earlier layers: {first}`finetune --mode partial`, with the first stages frozen.",
-            f"{gained}, and the set is too small to train everything",
+            f"Go back to earlier layers: {cheap}`finetune --mode partial`, with the first stages frozen.",
+            f"{why}, and the set is too small to train everything",
         )
     if similarity == FAR:
         return (
@@ -312,6 +316,11 @@ def _unknown(
             "Similarity itself: confidence, entropy and nearest class come from one classifier and err together; small "
             "or blurred pictures of familiar things look far."
         )
+        if best.network != "timm/tf_efficientnet_lite0":
+            lines.append(
+                f"Whether the thresholds suit {best.network}: they were measured with efficientnet_lite0, and networks "
+                "trained with label smoothing are less sure of everything."
+            )
     if slope is None:
         lines.append("What more pictures would give: there are too few to leave some out.")
     if n_networks == 1:

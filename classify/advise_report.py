@@ -56,8 +56,8 @@ def _prospects(advice: Advice) -> list[str]:
     share_low, share_high = (100 * bound for bound in gain.share_interval)
     lines = [
         f"Fine-tuning may add {gain.points:+.1f} points, in four cases of five between {low:+.1f} and {high:+.1f}: in "
-        f"{gain.basis} it removed {100 * gain.share:.0f}% of the error [{share_low:.0f}, {share_high:.0f}]; left out in "
-        f"turn, {gain.covered} of the {gain.pairs} fall where the others would have them."
+        f"{gain.basis} it removed {100 * gain.share:.0f}% of the error [{share_low:.0f}, {share_high:.0f}]; left out "
+        f"in turn, {gain.covered} of the {gain.pairs} fall where the others would have them."
     ]
     if advice.price:
         lines.append(_price_line(advice.price))
@@ -77,6 +77,8 @@ def _minutes(bounds: tuple[float, float]) -> str:
         return "less than a minute"
     if high > 120:
         return f"{low / 60:.1f} to {high / 60:.1f} hours"
+    if round(low) == round(high):
+        return f"about {high:.0f} minute{'s' if round(high) > 1 else ''}"
     return f"{low:.0f} to {high:.0f} minutes" if low >= 1 else f"up to {high:.0f} minutes"
 
 

@@ -85,8 +85,8 @@ class Backbone:
 
     Parameters
     ----------
-    name, fingerprint : str
-        Of its penultimate features.
+    name, network, fingerprint : str
+        Of its penultimate features, as tables show them; library and architecture; and their fingerprint.
     layers : list of Layer
         Those that the store has, in order, the penultimate one last; then all side by side, where there are several.
     scores : Transferability
@@ -102,6 +102,7 @@ class Backbone:
     """
 
     name: str
+    network: str
     fingerprint: str
     layers: list[Layer]
     scores: Transferability
@@ -139,12 +140,14 @@ class Slope:
 
 
 def draw(samples: Samples, seed: int) -> Samples:
-    """Return at most `MOST` pictures of different contents, every class in proportion."""
+    """Return at most `MOST` pictures of different contents, every class in proportion, with their vectors read."""
     samples = samples.take(distinct(samples))
     if len(samples) <= MOST:
-        return samples
-    fold = stratified_folds(samples.y, samples.digests, -(-len(samples) // MOST), seed)
-    return samples.take(np.flatnonzero(fold <= 0))
+        return dataclasses.replace(samples, X=samples.X[:])
+    parts = max(20, -(-len(samples) // MOST))
+    fold = stratified_folds(samples.y, samples.digests, parts, seed)
+    drawn = samples.take(np.flatnonzero(fold < parts * MOST // len(samples)))
+    return dataclasses.replace(drawn, X=drawn.X[:])
 
 
 def measure(samples: Samples, original: Original, report: Callable[[], None]) -> tuple[Backbone, Samples, float]:
@@ -180,7 +183,8 @@ def measure(samples: Samples, original: Original, report: Callable[[], None]) ->
         said = answers(X, y, original.weight, P, original.rows, original.names)
         scores = dataclasses.replace(scores, leep=leep(P, y), nce=nce(P, y))
     backbone = Backbone(
-        spec.title.removesuffix(f"/{PENULTIMATE}"),
+        spec.title.replace(f"/{PENULTIMATE}", "", 1),
+        spec.backbone,
         spec.fingerprint,
         layers,
         scores,

@@ -193,14 +193,16 @@ def price(pictures: int, macs: float, *, epochs: int = EPOCHS) -> Price:
     passed = pictures * epochs
     work = passed * macs * _PASSES
     decoding = passed * _DECODE / _DECODERS
-    gpu = [max(work / _GPU_RATE * part, decoding) / 60 for part in (1.0, _GPU_PART)]
     cpu = sorted(work / rate / 60 for rate in _CPU_RATES)
-    limit = "reading the pictures is the limit" if decoding >= work / _GPU_RATE * _GPU_PART else "the network is"
+    least, most = work / _GPU_RATE, work / _GPU_RATE * _GPU_PART
+    gpu = [max(seconds, decoding) / 60 for seconds in (least, most)]
+    limit = "reading the pictures" if decoding >= most else "the network" if decoding <= least else "either of the two"
+    counted = f"{pictures:,} pictures x {epochs} epochs x {macs / 1e9:.2f}e9 multiply-adds x 3"
     return Price(
         pictures=pictures,
         epochs=epochs,
         macs=macs,
         gpu_minutes=(gpu[0], gpu[1]),
         cpu_minutes=(cpu[0], cpu[1]),
-        basis=f"{pictures:,} pictures x {epochs} epochs x {macs / 1e9:.2f}e9 multiply-adds x 3; on the GPU {limit}",
+        basis=f"{counted}, and reading them; on the GPU {limit} is the limit",
     )
