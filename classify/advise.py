@@ -18,6 +18,7 @@ from data.store import FeatureInfo, FeatureStore, Samples
 # Pictures of each class. ImageNet-1k, on which the networks were made, has 732 to 1,300 of each.
 FEW, MANY = 100, 1000
 _MEMORY = 1 << 30  # bytes; vectors that take more than half stay in the store until some are drawn
+_LAST_OVER_EARLIER = "last layer over the best earlier, points"
 _WORTH_IT = 1.0  # percentage points; where even the upper end is less, a training is not worth its time
 
 
@@ -206,7 +207,7 @@ def _decide(samples: Samples, backbones: list[Backbone], measured_on: int, slope
 
 def _layer_evidence(backbone: Backbone) -> list[Evidence]:
     """Return what the layers say: features are near where the last ones are the best, and far where more help."""
-    what, rule = "penultimate less best earlier layer, points", f"near if better, p < {ALPHA}"
+    what, rule = _LAST_OVER_EARLIER, f"near if better, p < {ALPHA}"
     others = [layer for layer in backbone.layers if layer.name not in (PENULTIMATE, TOGETHER)]
     if not others:
         return [Evidence(what, None, UNCLEAR, "not known: extract --layers all-stages penultimate")]
@@ -217,7 +218,7 @@ def _layer_evidence(backbone: Backbone) -> list[Evidence]:
     return [
         Evidence(what, gap, NEAR if sure and gap > 0 else FAR if sure else UNCLEAR, f"{rule}; far if worse"),
         Evidence(
-            "all layers less the penultimate one, points",
+            "all layers over the last, points",
             more,
             FAR if sure_more and more > 0 else UNCLEAR,
             f"far if better, p < {ALPHA}",
@@ -303,8 +304,7 @@ def _unknown(
     ]
     if size == "many":
         lines.append("The published pairs have about 1,000 training pictures; with more, fine-tuning gains more.")
-    silent = [e.what for e in evidence if e.value is None and e.what.startswith("penultimate")]
-    if silent:
+    if any(e.what == _LAST_OVER_EARLIER and e.value is None for e in evidence):
         lines.append(
             "Whether earlier layers would do better: the store has the penultimate one alone; `extract IMAGES -o STORE "
             "--layers all-stages penultimate` tells."

@@ -12,7 +12,7 @@ from classify.statistics import Interval, wilson_interval
 COVERAGE = 0.8
 EPOCHS = 25  # of the tutorial on ants and bees, and of our default recipe's order
 
-_VPT = "VTAB-1k, ViT-B/16 of ImageNet-21k, 1,000 training pictures (Jia et al. 2022, arXiv:2203.12119, Table 1)"
+_VPT = "VTAB-1k, ViT-B/16 of ImageNet-21k, 1,000 training pictures (Jia et al. 2022, arXiv:2203.12119, per task)"
 _RESNET = "ResNet-18 of ImageNet-1k"
 
 
