@@ -4,11 +4,12 @@ Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and
 """
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from classify.artifact import TrainedHead
+    from classify.probing import Original
+    from data.spec import Source
     from data.splits import SplitRule
     from data.store import FeatureStore
     from finetune.beginnings import LinearStart
@@ -214,6 +217,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the folds, the heads and the bootstrap (default: %(default)s)")
     add("--save", metavar="FOLDER", help="write the heads there")
     add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
+
+    add = _verb(verbs, "advise", run_advise, "say whether to stay frozen, go back to earlier layers or "
+        "fine-tune, and what that may give and cost")
+    add("store", metavar="STORE", help="best with --layers all-stages penultimate; the training split alone is read")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--features", metavar="NAME", help="network or fingerprint to advise on (default: all, the best first)")
+    add("--seed", type=_natural, default=0, help="of the folds and of the draw of pictures (default: %(default)s)")
 
     add = _verb(verbs, "predict", run_predict, "classify new pictures")
     add("head", metavar="HEAD")
@@ -596,6 +606,53 @@ def run_compare(arguments: argparse.Namespace, console: "Console") -> Result:
     for path in charts:
         console.print(f"wrote {path}")
     return {"rankings": [r.as_json() for r in rankings], "charts": [str(path) for path in charts]}, 0
+
+
+def run_advise(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `advise`."""
+    from classify.advise import advise
+    from classify.advise_report import print_advice
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+
+    with ProgressDisplay(console, "measurements") as display:
+        advice = advise(
+            FeatureStore(arguments.store),
+            _original,
+            dataset=arguments.dataset,
+            features=arguments.features,
+            seed=arguments.seed,
+            on_progress=display.update,
+        )
+    print_advice(console, advice)
+    return advice.as_json(), 0
+
+
+def _original(source: "Source", classes: Sequence[str]) -> "Original":
+    """Carry what stage one knows of the network behind features to stage two, which has no torch."""
+    from classify.probing import Original
+    from data.errors import BackboneError, MissingDependency
+    from extract.class_names import describe_matches, match_classes
+    from extract.cost import count_macs
+    from extract.original import original_layer_of
+
+    macs = None
+    with contextlib.suppress(BackboneError, MissingDependency):
+        macs = float(count_macs(source.spec.backbone, source.spec.crop))
+    layer, reason = original_layer_of(source, "advise")
+    if layer is None:
+        return Original(reason=reason, macs=macs)
+    matches = match_classes(classes, layer.names)
+    lines = [*([layer.note] if layer.note else []), *(describe_matches(matches, layer.names) if layer.names else [])]
+    return Original(
+        weight=layer.weight,
+        bias=layer.bias,
+        names=tuple(synonyms[0] for synonyms in layer.names),
+        rows=tuple(match.rows for match in matches),
+        lines=tuple(lines),
+        reason="",
+        macs=macs,
+    )
 
 
 def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:

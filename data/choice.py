@@ -89,7 +89,7 @@ def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: 
         raise StoreError(
             f"{where} holds no {what}, only {_held(groups, groups)}: extract them, or name one with --features"
         )
-    families = {_family(groups[fp][0].spec) for fp in found}
+    families = {family_of(groups[fp][0].spec) for fp in found}
     layers = f", or all of them with --features {ALL_STAGES}" if len(families) == 1 else ""
     raise StoreError(
         f"{where} holds several features that fit: {_held(groups, found)}: name one with --features{layers}"
@@ -101,13 +101,13 @@ def _all_layers(groups: Groups, network: str, covers: Covers, where: str, datase
     families: dict[FeatureSpec, list[str]] = {}
     for fp, held in groups.items():
         if (not network or network in _names(held)) and covers(fp):
-            families.setdefault(_family(held[0].spec), []).append(fp)
+            families.setdefault(family_of(held[0].spec), []).append(fp)
     several = {family: fps for family, fps in families.items() if len(fps) > 1}
     centres = {family: fps for family, fps in several.items() if family.view == "center"}
     several = centres or several
     if len(several) == 1:
         ((_, fps),) = several.items()
-        return sorted(fps, key=lambda fp: _layer_order(groups[fp][0].spec))
+        return sorted(fps, key=lambda fp: layer_order(groups[fp][0].spec))
     if not several:
         of = f"of {network!r}" if network else "of one network"
         raise StoreError(
@@ -133,12 +133,12 @@ def _names(held: list[FeatureGroup]) -> set[str]:
     return networks | {spec.layer, within} | {f"{n}/{part}" for n in networks for part in (spec.layer, within)}
 
 
-def _family(spec: FeatureSpec) -> FeatureSpec:
+def family_of(spec: FeatureSpec) -> FeatureSpec:
     """Return what the layers of one network, on the same pixels, have in common."""
     return dataclasses.replace(spec, layer=ALL_STAGES, pooling="")
 
 
-def _layer_order(spec: FeatureSpec) -> tuple[bool, list[tuple[int, str]], str]:
+def layer_order(spec: FeatureSpec) -> tuple[bool, list[tuple[int, str]], str]:
     """Order layers by name, numbers as numbers, with the penultimate layer last."""
     parts = [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", spec.layer)]
     return spec.layer == "penultimate", parts, spec.pooling

@@ -41,7 +41,7 @@ def test_the_choices_of_the_command_line_are_those_of_the_stages():
 
 def test_help_names_every_verb_and_how_to_start():
     text = penult("--help").stdout
-    for verb in ("extract", "fit", "eval", "compare", "audit", "predict", "info", "verify", "demo"):
+    for verb in ("extract", "fit", "eval", "compare", "audit", "advise", "predict", "info", "verify", "demo"):
         assert f"\n    {verb} " in text
         assert penult(verb, "--help").returncode == 0
     assert "penult demo" in text

@@ -84,6 +84,7 @@ def test_every_file_says_what_it_owns():
             "torch",
         ),
         ("classify.audit, classify.audit_report", "torch"),
+        ("classify.advise, classify.advise_report, extract.original, extract.class_names, extract.cost", "torch"),
         ("extract.extractor, extract.engines, extract.weights, extract.embed, extract.recheck", "sklearn"),
         ("extract.extractor, extract.report, extract.transformer", "torch"),
         ("extract.cache", "sklearn"),

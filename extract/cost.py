@@ -1,0 +1,38 @@
+"""What running a network costs, counted rather than looked up."""
+
+from extract.zoo import build_network, require_torch, resolve_name
+
+
+def count_macs(name: str, crop: tuple[int, int]) -> int:
+    """Return the multiply-adds of one picture's way through a network, with its last layer.
+
+    Parameters
+    ----------
+    name : str
+        As for `extract.backbones.open_backbone`.
+    crop : tuple of int
+        Height and width of the picture, in pixels.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such network.
+    MissingDependency
+        If torch, torchvision or timm is not installed.
+
+    Examples
+    --------
+    >>> round(count_macs("resnet18", (224, 224)) / 1e9, 2)
+    1.81
+    """
+    require_torch()
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    library, arch = resolve_name(name)
+    with torch.random.fork_rng(devices=[]):
+        network, _ = build_network(library, arch, "random")
+    network.eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 3, *crop))
+    return int(counter.get_total_flops()) // 2  # a multiply-add is two operations
