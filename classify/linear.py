@@ -1,17 +1,17 @@
 """The linear heads: logistic regression, linear SVM, ridge, discriminant analysis and class means."""
 
+import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from classify.closed_form import lda_path, ridge_path
-from classify.head import Array, ClassWeight, Floats, LinearHead, Vectors
+from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors
 from classify.paths import Fit, Task, logistic_path, svm_path
 from classify.rows import Moments, Rows
 from classify.solver import OnStep, Stopping
@@ -62,9 +62,11 @@ class PathHead(LinearHead):
         ValueError
             If X or y is no valid input by scikit-learn's rules.
         """
-        self.multilabel_ = type_of_target(y) == "multilabel-indicator"
+        self.multilabel_ = _bear_several(y)
         if not self.multilabel_:
             return super().fit(X, y, sample_weight)
+        from sklearn.utils.validation import _check_sample_weight, validate_data
+
         X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
         if not self.several:
             raise HeadError(f"{type(self).__name__} takes one label a row, got {y.shape[1]}: use lr, svm or ridge")
@@ -334,3 +336,23 @@ class CentroidHead(LinearHead):
             odds = [self.class_weight.get(label, 1.0) for label in self.classes_.tolist()]
             variance = np.average(((X - means[y]) ** 2).mean(axis=1), weights=weights)
             self.intercept_ += variance * np.log(odds)
+
+
+@contextlib.contextmanager
+def unwarned(head: Head) -> Iterator[None]:
+    """Silence the warning of scikit-learn's solvers that they have not converged, where a head may use them."""
+    with warnings.catch_warnings():
+        if getattr(head, "solver", "penult") == "sklearn":
+            from sklearn.exceptions import ConvergenceWarning
+
+            warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def _bear_several(y: Array) -> bool:
+    """Whether labels are an indicator matrix: several for each row."""
+    if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "iu":
+        return False
+    from sklearn.utils.multiclass import type_of_target
+
+    return bool(type_of_target(y) == "multilabel-indicator")

@@ -3,19 +3,17 @@
 import dataclasses
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
 
 from classify.calibration import METHODS, Calibration, calibrate, fit_scale, log_loss
 from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import GIVEN, HEADS, given_by
-from classify.linear import PathHead, RidgeHead
+from classify.linear import PathHead, RidgeHead, unwarned
 from classify.solver import OnStep
 from classify.training import Candidate, Training, best_of, within_one_standard_error
 from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
@@ -130,8 +128,7 @@ def train(
     class_weights = _class_weights(samples, class_weight)
     report = on_progress or (lambda done, total: None)
     total = len(settings) * max(design.n_folds, 1) + 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
+    with unwarned(heads[0]):  # the final head's `converged_` is reported instead
         tried: list[Trial] = []
         if tune == "loo":
             tried = left_out(_ridges(heads, kind), samples, class_weights, kept, lambda done: report(done, total))

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from classify.closed_form import ridge_left_out
@@ -209,6 +208,8 @@ def _measured(fit: Fit, moments: Moments, design: Design, block: int, kept: slic
 
 
 def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Callable[[int], None]) -> list[Trial]:
+    from joblib import Parallel, delayed
+
     n_classes = len(design.samples.classes)
     threads = min(os.cpu_count() or 1, 8) if heads[0].thread_safe else 1
     scores = [np.empty((len(design.held_out), n_classes)) for _ in heads]
