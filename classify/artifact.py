@@ -71,8 +71,12 @@ class TrainedHead:
         """The spec, where there is one feature; a `SpecError` where there are several."""
         return only(self.specs, f"head {self.name}")
 
-    def samples(self, store: FeatureStore, split: str | None, dataset: str | None = None) -> Samples:
+    def samples(
+        self, store: FeatureStore, split: str | None, dataset: str | None = None, memory: int | None = None
+    ) -> Samples:
         """Return the labelled pictures of a split with the features that this head reads.
+
+        Vectors that take more than half of `memory`, in bytes, stay in the store.
 
         Raises
         ------
@@ -81,7 +85,8 @@ class TrainedHead:
         StoreError
             If the image set or the split is not there.
         """
-        return store.load(split, dataset=dataset, spec=self.specs, wants=f"head {self.name}").labelled()
+        wants = f"head {self.name}"
+        return store.load(split, dataset=dataset, spec=self.specs, wants=wants, memory=memory).labelled()
 
     def predict_proba(self, X: Array) -> Floats:
         """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""

@@ -8,7 +8,7 @@ routing, the display in a notebook) they inherit in the moment when somebody wan
 import functools
 import inspect
 import sys
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 
 class Estimator:
@@ -21,7 +21,8 @@ class Estimator:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name, sorted; `deep` changes nothing, since none of them is an estimator."""
-        return {name: getattr(self, name) for name in _parameters(type(self))}
+        cls: Any = type(self)
+        return {name: getattr(self, name) for name in _parameters(cls)}
 
     def set_params(self, **params: Any) -> Self:
         """Set some of the parameters.
@@ -53,17 +54,23 @@ class Estimator:
 
     def __getattr__(self, name: str) -> Any:
         # these scikit-learn makes for each class by itself, or has only where its settings say so
-        if name == "_repr_html_" or (name.startswith("set_") and name.endswith("_request")):
-            if not _is_joined(type(self)):
-                self._inherited()
-                return getattr(self, name)
+        made = name == "_repr_html_" or (name.startswith("set_") and name.endswith("_request"))
+        if made and not _is_joined(type(self)):
+            self._inherited()
+            return getattr(self, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        """The class; of scikit-learn's family where that is imported."""
-        plain = type(self)
-        return joined(plain) if "sklearn.base" in sys.modules and not _is_joined(plain) else plain
+    if TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            """Take parameters, of which each class has its own."""
+    else:
+
+        @property
+        def __class__(self):
+            """The class; of scikit-learn's family where that is imported."""
+            cls = type(self)
+            return joined(cls) if "sklearn.base" in sys.modules and not _is_joined(cls) else cls
 
     def __reduce__(self) -> tuple[Any, ...]:
         plain = next(c for c in type(self).__mro__ if not _is_joined(c))
@@ -71,8 +78,9 @@ class Estimator:
 
     def _inherited(self) -> Any:
         """Join scikit-learn's family and return what its classes make of this instance."""
-        if not _is_joined(type(self)):
-            _CLASS.__set__(self, joined(type(self)))
+        cls: Any = type(self)
+        if not _is_joined(cls):
+            _CLASS.__set__(self, joined(cls))
         return super()
 
 
@@ -81,12 +89,14 @@ _CLASS: Any = object.__dict__["__class__"]
 
 
 @functools.cache
-def joined(plain: type) -> type:
+def joined(plain: Any) -> type:
     """Return a class of the same name that has scikit-learn's bases after all those of `plain`."""
     from sklearn.base import BaseEstimator, ClassifierMixin
 
-    names = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
-    return type(plain.__name__, (plain, ClassifierMixin, BaseEstimator), {**names, "_is_joined": True})
+    own: dict[str, Any] = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
+    # scikit-learn's printer knows its own by this method
+    own |= {"__repr__": BaseEstimator.__repr__, "_is_joined": True}
+    return type(plain.__name__, (plain, ClassifierMixin, BaseEstimator), own)
 
 
 def _is_joined(cls: type) -> bool:
@@ -94,5 +104,5 @@ def _is_joined(cls: type) -> bool:
 
 
 @functools.cache
-def _parameters(cls: type) -> tuple[str, ...]:
-    return tuple(sorted(name for name in inspect.signature(cls.__init__).parameters if name != "self"))
+def _parameters(cls: Any) -> tuple[str, ...]:
+    return tuple(sorted(name for name in inspect.signature(cls).parameters))

@@ -65,7 +65,9 @@ class Head(Estimator):
             If X or y is no valid input by scikit-learn's rules.
         """
         X, y, weights = self._checked(X, y, sample_weight)
-        if weights is not None and not weights.all():  # a row without weight is absent: its class too, if it has no other
+        if (
+            weights is not None and not weights.all()
+        ):  # a row without weight is absent: its class too, if it has no other
             X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -78,10 +80,11 @@ class Head(Estimator):
         return self
 
     def _checked(self, X: Array, y: Array, sample_weight: Array | None) -> tuple[Vectors, Array, Floats | None]:
-        """Return rows, labels and weights as scikit-learn's rules want them, which need no asking where all is plain."""
-        if sample_weight is None and _is_plain(X) and _are_plain(y, X) and "feature_names_in_" not in self.__dict__:
+        """Return rows, labels and weights by scikit-learn's rules; what is plain keeps them without its being asked."""
+        plain = _is_plain(X) and _are_classes(y, len(X)) and _are_weights(sample_weight, len(X))
+        if plain and "feature_names_in_" not in self.__dict__:
             self.n_features_in_ = X.shape[1]
-            return X, y, None
+            return X, y, sample_weight
         from sklearn.utils.multiclass import check_classification_targets
         from sklearn.utils.validation import _check_sample_weight, validate_data
 
@@ -186,11 +189,20 @@ def _is_plain(X: Array) -> bool:
         return bool(np.isfinite(X.sum()))
 
 
-def _are_plain(y: Array, X: Vectors) -> bool:
-    """Whether y are whole numbers, one for each row, that nobody would doubt are classes."""
-    if type(y) is not np.ndarray or y.dtype.kind not in "iu" or y.shape != (len(X),) or not len(y):
+def _are_classes(y: Array, n: int) -> bool:
+    """Whether y is an array of n whole numbers that nobody would doubt are classes."""
+    if type(y) is not np.ndarray or y.dtype.kind not in "iu" or y.shape != (n,) or not n:
         return False
-    return len(y) <= 20 or len(np.unique(y)) <= len(y) // 2  # above that scikit-learn warns
+    return n <= 20 or len(np.unique(y)) <= n // 2  # above that scikit-learn warns
+
+
+def _are_weights(weights: Array | None, n: int) -> bool:
+    """Whether weights are an array of n numbers, none below 0 and one above it; or none at all."""
+    if weights is None:
+        return True
+    if type(weights) is not np.ndarray or weights.dtype != np.float64 or weights.shape != (n,):
+        return False
+    return bool(np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0)
 
 
 def logits(scores: Floats, scale: float | Floats, bias: float | Floats) -> Floats:

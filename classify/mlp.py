@@ -157,7 +157,7 @@ class MLPHead(Head):
 def _random_state(seed: Any) -> Any:
     """Return numpy's old generator for a seed, or what else scikit-learn takes for one."""
     if isinstance(seed, int):
-        return np.random.RandomState(seed)  # noqa: NPY002  # its numbers are those of all heads so far
+        return np.random.RandomState(seed)  # its numbers are those of all heads so far
     from sklearn.utils import check_random_state
 
     return check_random_state(seed)

@@ -276,7 +276,7 @@ def mcnemar_power(n: int, only_a: float, only_b: float, alpha: float = ALPHA) ->
         return 0.0
     reach = 8 * np.sqrt(n * share * (1 - share)) + 8
     d = np.arange(max(0, int(n * share - reach)), min(n, int(n * share + reach)) + 1)
-    critical, toward = _largest_rejected(d, alpha), only_a / share
+    critical, toward = largest_rejected(d, alpha), only_a / share
     rejects = binomial_cdf(critical, d, toward) + binomial_cdf(critical, d, 1 - toward)
     return float((np.diff(binomial_cdf(np.append(d[0] - 1, d), np.array(n), share)) * rejects).sum())
 
@@ -297,14 +297,16 @@ def binomial_cdf(k: Array, n: Array, p: float) -> Floats:
     return np.asarray(np.where(inside, chance, k >= n), dtype=np.float64)
 
 
-def _largest_rejected(d: Array, alpha: float) -> Floats:
+def largest_rejected(d: Array, alpha: float) -> Floats:
     """Return the largest count of d discordant pictures, on the lower side, that McNemar's exact test rejects; or -1.
 
     The test is symmetric, so that this says all.
     """
     k = np.floor(bdtrik(alpha / 2, np.maximum(d, 1), 0.5))
-    k = np.where(2 * binomial_cdf(k + 1, d, 0.5) <= alpha, k + 1, k)  # the inverse is a continuous one, perhaps a hair off
-    return np.where(2 * binomial_cdf(k, d, 0.5) <= alpha, k, k - 1)
+    k = np.where(
+        2 * binomial_cdf(k + 1, d, 0.5) <= alpha, k + 1, k
+    )  # the inverse is a continuous one, perhaps a hair off
+    return np.asarray(np.where(2 * binomial_cdf(k, d, 0.5) <= alpha, k, k - 1))
 
 
 def pictures_needed(only_a: float, only_b: float, power: float = POWER, alpha: float = ALPHA) -> int | None:
