@@ -154,7 +154,9 @@ def test_weights_are_routed_to_a_head_inside_a_search(routing):
     scaler = StandardScaler().set_fit_request(sample_weight=False)
     search = GridSearchCV(make_pipeline(scaler, head), {"logistichead__C": [1.0]}, cv=3)
     assert search.fit(X, y, sample_weight=weights).best_estimator_.classes_.tolist() == [0, 1]
-    undecided = GridSearchCV(make_pipeline(scaler, HEADS["lr"]()), {"logistichead__C": [1.0]}, cv=3)
+    undecided = GridSearchCV(
+        make_pipeline(scaler, HEADS["lr"]()), {"logistichead__C": [1.0]}, cv=3, error_score="raise"
+    )
     with pytest.raises(sklearn.exceptions.UnsetMetadataPassedError, match=r"LogisticHead\.set_fit_request"):
         undecided.fit(X, y, sample_weight=weights)
 
