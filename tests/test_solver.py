@@ -13,8 +13,9 @@ from classify.closed_form import ridge_left_out, ridge_path
 from classify.heads import HEADS
 from classify.losses import Columns, logistic, multinomial, squared_hinge
 from classify.paths import Task, logistic_path, svm_path
+from classify.problems import Problems
 from classify.rows import Moments, Rows, Spectrum
-from classify.solver import Problems, Stopping, minimise
+from classify.solver import Stopping, minimise
 
 every_size = pytest.mark.parametrize("n_classes", [2, 4])
 every_shape = pytest.mark.parametrize(("n", "d"), [(150, 20), (30, 80)])  # n above d, and below
