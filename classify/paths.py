@@ -172,6 +172,9 @@ def _path(
         of_value = found.P.reshape(len(some), f, k, d + 1)
         gaps, steps = found.gap.reshape(len(some), -1), found.steps.reshape(len(some), -1)
         known = [*known, *((value, of_value[i].reshape(f * k, d + 1)) for i, value in enumerate(some))][-2:]
+        # softmax leaves open what the intercepts have in common
+        if objective.width > 1:
+            of_value[..., d] -= of_value[..., d].mean(axis=2, keepdims=True)
         for i, value in enumerate(some):
             yield Fit(
                 value=value,

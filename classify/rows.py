@@ -95,20 +95,31 @@ class Moments:
     scale: Double
 
     @classmethod
-    def of(cls, rows: Rows, weights: Single | None = None) -> "Moments":
+    def of(cls, rows: Rows, weights: Single | None = None, prior: float = 0.0) -> "Moments":
         """Measure the rows in one pass, with weights (n, f); without, each row counts once and f is 1.
 
         The sums run over differences from the first row, so that a large mean costs no digits.
+
+        Parameters
+        ----------
+        rows : Rows
+            To measure.
+        weights : ndarray of shape (n, f), optional
+            Of each row in each fold.
+        prior : float
+            How many rows the mean variance of all columns counts as, beside the rows themselves, in the variance of
+            each column that is not constant.
         """
         n, d = rows.shape
         f = 1 if weights is None else weights.shape[1]
         total = np.full(f, float(n)) if weights is None else weights.sum(axis=0, dtype=np.float64)
         first, second = np.zeros((f, d)), np.zeros((f, d))
-        origin: Single | None = None
+        origin: Double | None = None
         for start, X in rows.blocks():
-            origin = X[0].copy() if origin is None else origin
+            origin = X[0].astype(np.float64) if origin is None else origin
             for a in range(0, len(X), 1024):
-                D = (X[a : a + 1024] - origin).astype(np.float64)
+                D = X[a : a + 1024].astype(np.float64)
+                D -= origin
                 if weights is None:
                     first[0] += D.sum(axis=0)
                     second[0] += np.einsum("nd,nd->d", D, D)
@@ -119,11 +130,15 @@ class Moments:
         first /= total[:, None]
         variance = second / total[:, None] - first * first
         mean = first + (0.0 if origin is None else origin)
-        scale = np.sqrt(np.maximum(variance, 0))
+        variance = np.maximum(variance, 0)
+        scale = np.sqrt(variance)
         # what is left where larger numbers cancel is rounding: in the float32 of the rows, and in the sums
         rounding = np.maximum(1e-7 * np.abs(mean), 1e-6 * np.sqrt(second / total[:, None]))
-        scale[scale < np.maximum(rounding, 1e-37)] = 1.0
-        scale[scale == 0] = 1.0
+        constant = scale < np.maximum(rounding, 1e-37)
+        if prior:
+            common = np.where(constant, 0.0, variance).mean(axis=1, keepdims=True)
+            scale = np.sqrt((total[:, None] * variance + prior * common) / (total[:, None] + prior))
+        scale[constant | (scale == 0)] = 1.0
         return cls(mean, scale)
 
 

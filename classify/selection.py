@@ -148,7 +148,7 @@ def train(
         candidates = _judge(settings, tried, design, kept, class_weight == "balanced")
         best = _choose(candidates, design, rule)
         head = HEADS[kind](**settings[best], **given)
-        scaler = Scaler.fit(samples.X, *samples.others)
+        scaler = Scaler.of_training(samples.X, *samples.others)
         if in_blocks and isinstance(head, PathHead):
             near = tried[best].start if tried else None
             head.fit_task(task_of(design, class_weights, scaler.moments(), block), start=near, on_step=on_step)

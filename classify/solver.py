@@ -69,7 +69,7 @@ class Stopping:
         Or when it has taken this many steps.
     stall : float
         Or when five steps have lowered its objective by no more than this, relatively: the certificate is loose where
-        C is large and the rows can be told apart.
+        C is large and the rows can be told apart. At 0, when they have not halved its gap either.
     on_step : callable, optional
         Called after every step with its number and the largest gap of what is left, relatively.
     """
@@ -103,13 +103,14 @@ def minimise(problems: Problems, start: Single, stopping: Stopping) -> Solution:
     left, asking = np.arange(m), np.ones(m)
     at = _Point(start, *problems.evaluate(start))
     memory: deque[_Pair] = deque(maxlen=_MEMORY)
-    past: deque[Double] = deque(maxlen=_STALL_STEPS)
+    past: deque[tuple[Double, Double]] = deque(maxlen=_STALL_STEPS)
     for step in range(stopping.max_steps + 1):
         gap, limit = _gap(problems, at), stopping.tolerance * _penalty(problems, at)
-        largest = float((gap / np.maximum(at.objective, 1e-300)).max())
+        estimated, largest = gap.copy(), float((gap / np.maximum(at.objective, 1e-300)).max())
         done = np.full(len(left), step == stopping.max_steps)
         if len(past) == _STALL_STEPS:
-            done |= past[0] - at.objective <= stopping.stall * at.objective
+            stalled = past[0][0] - at.objective <= stopping.stall * at.objective
+            done |= stalled if stopping.stall else stalled & (gap > past[0][1] / 2)
         if problems.penalised:
             done |= gap <= limit
         else:
@@ -131,8 +132,9 @@ def minimise(problems: Problems, start: Single, stopping: Stopping) -> Solution:
                 break
             left, asking, problems, at = left[kept], asking[kept], problems.of(kept), at.of(kept, width)
             memory = deque((pair.of(kept, width) for pair in memory), maxlen=_MEMORY)
-            past = deque((values[kept] for values in past), maxlen=_STALL_STEPS)
-        past.append(at.objective)
+            past = deque(((value[kept], lower[kept]) for value, lower in past), maxlen=_STALL_STEPS)
+            estimated = estimated[kept]
+        past.append((at.objective, estimated))
         new = _search(problems, at, _direction(problems, at, memory))
         memory.append(_Pair.between(at, new, width))
         at = new
