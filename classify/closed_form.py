@@ -269,7 +269,7 @@ def _discriminants(scatter: Scatter, values: Sequence[float | str], fourth: floa
     alike = mean_variance <= 1e-10 * spread  # nothing varies within a class: every direction counts the same
     if alike:
         within[:], mean_variance = 0.0, 1.0
-    models = []
+    models: list[tuple[Double, Double]] = []
     for value in values:
         shrinkage = 1.0 if alike else value
         if shrinkage == "auto":
@@ -278,14 +278,14 @@ def _discriminants(scatter: Scatter, values: Sequence[float | str], fourth: floa
             shrinkage = min(max((fourth / total - squared) / total, 0.0), distance) / distance if distance > 0 else 1.0
         kept, ridge = 1 - float(shrinkage), float(shrinkage) * mean_variance
         if shrinkage == 0:
-            coef = np.linalg.lstsq(within, means.T, rcond=None)[0].T
+            coef = np.asarray(np.linalg.lstsq(within, means.T, rcond=None)[0].T, dtype=np.float64)
         else:
-            # S = kept * within + ridge * I, divided by what keeps the matrix in place
-            coef = means / ridge if kept == 0 else _solved(within, ridge / kept, means) / kept
-        intercept = np.log(np.maximum(scatter.weight / total, 1e-300)) - np.einsum("kd,kd->k", coef, means) / 2
+            # (kept * within + ridge * I)^-1 is (within + ridge / kept * I)^-1 / kept
+            coef = np.asarray(means / ridge if kept == 0 else _solved(within, ridge / kept, means) / kept)
+        offset: Double = np.log(np.maximum(scatter.weight / total, 1e-300)) - np.einsum("kd,kd->k", coef, means) / 2
         if len(coef) == 2:
-            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-        models.append((coef, intercept))
+            coef, offset = coef[1:] - coef[:1], offset[1:] - offset[:1]
+        models.append((coef, offset))
     return models
 
 
