@@ -694,7 +694,7 @@ def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:
 
 def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `finetune`."""
-    from classify.probe import fit_probe
+    from classify.folding import fit_probe
     from classify.statistics import wilson_interval
     from data.report import is_store
     from data.store import FeatureStore

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from classify.head import Array, Floats, Head, LinearHead
+from classify.folding import fold
+from classify.head import Array, Floats, Head, LinearHead, Vectors
 from classify.heads import HEADS
-from classify.linear import NetworkHead
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
@@ -74,8 +74,12 @@ class TrainedHead:
         """The spec, where there is one feature; a `SpecError` where there are several."""
         return only(self.specs, f"head {self.name}")
 
-    def samples(self, store: FeatureStore, split: str | None, dataset: str | None = None) -> Samples:
+    def samples(
+        self, store: FeatureStore, split: str | None, dataset: str | None = None, memory: int | None = None
+    ) -> Samples:
         """Return the labelled pictures of a split with the features that this head reads.
+
+        Vectors that take more than half of `memory`, in bytes, stay in the store.
 
         Raises
         ------
@@ -84,7 +88,8 @@ class TrainedHead:
         StoreError
             If the image set or the split is not there.
         """
-        return store.load(split, dataset=dataset, spec=self.specs, wants=f"head {self.name}").labelled()
+        wants = f"head {self.name}"
+        return store.load(split, dataset=dataset, spec=self.specs, wants=wants, memory=memory).labelled()
 
     def predict_proba(self, X: Array) -> Floats:
         """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""
@@ -119,18 +124,6 @@ class TrainedHead:
     def trained_on(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Return which pictures were in the training set, (n,)."""
         return np.isin(_keys(digests), self.train_keys)
-
-
-def fold(head: LinearHead, scaler: Scaler) -> tuple[Floats, Floats]:
-    """Return weight (k, d) and bias (k,), float64, of a linear head with its scaler and its calibration folded in."""
-    coef, intercept = head.coef_.astype(np.float64), head.intercept_
-    if len(coef) == 1:
-        coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    if np.ndim(head.scale_):
-        coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
-    factor = np.asarray(head.scale_)
-    weight = factor[..., None] * coef / scaler.scale
-    return weight, factor * intercept + head.bias_ - weight @ scaler.mean.astype(np.float64)
 
 
 def save_head(
@@ -262,6 +255,13 @@ def load_head(path: Path) -> TrainedHead:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
+
+
+class NetworkHead(LinearHead):
+    """The last layer of a fine-tuned network, on its own penultimate features: read from a checkpoint, never fitted."""
+
+    def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
+        raise HeadError("the last layer of a network is trained with the network: run `finetune`")
 
 
 def _of_checkpoint(path: Path, info: dict[str, Any], file: Any) -> TrainedHead:

@@ -16,10 +16,12 @@ from classify.paths import Fit, Task
 
 Double = npt.NDArray[np.float64]
 
+_STRIP = 256  # rows of a Gram matrix that are worked on at a time
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass
 class Scatter:
-    """Sums over the standardised rows of one fold.
+    """Sums over rows: the standardised ones of a fold, or others on the way there.
 
     Parameters
     ----------
@@ -42,19 +44,25 @@ class Scatter:
     gram: Double
 
     @classmethod
-    def of(cls, task: Task) -> "list[Scatter]":
-        """Collect every fold's sums in one pass.
+    def empty(cls, k: int, d: int) -> "Scatter":
+        """Return the sums over no rows."""
+        return cls(np.zeros(k), np.zeros((k, d)), 0.0, np.zeros(d), np.zeros((d, d)))
 
-        The rows that a fold holds out are taken from the sums over all rows, so that k folds cost one Gram matrix;
-        rows are centred and scaled by their overall moments first, and by each fold's afterwards.
+    @classmethod
+    def of(cls, task: Task) -> "Iterator[Scatter]":
+        """Collect every fold's sums in one pass, and yield them fold by fold.
+
+        The rows that a fold holds out are taken from the sums over all rows, so that k folds cost one Gram matrix, and
+        k + 1 of them are in memory: a fold's takes the place of what it holds out. Rows are centred and scaled by
+        their overall moments first, and by each fold's afterwards.
         """
         n, d = task.rows.shape
         f, k = task.folds, task.n_classes
         weights = np.ones((n, 1), dtype=np.float32) if task.weights is None else task.weights
         base = weights.max(axis=1).astype(np.float64)
         mean, scale = task.moments.mean.mean(axis=0), task.moments.scale.mean(axis=0)
-        total = _Sums(k, d)
-        held_out = [_Sums(k, d) for _ in range(f)]
+        total = cls.empty(k, d)
+        held_out = [cls.empty(k, d) for _ in range(f)]
         for start, block in task.rows.blocks(2 * d):
             X = (block - mean) / scale
             at = slice(start, start + len(X))
@@ -64,24 +72,16 @@ class Scatter:
                 held_out[i].add(X, task.y[at], base[at], np.flatnonzero(alone & out[:, i]))
             total.add(X, task.y[at], base[at], np.flatnonzero(~alone & ~out.any(axis=1)))
         for sums in held_out:
-            total.take(sums, 1.0)
-        scatters = []
-        for i, sums in enumerate(held_out):
-            fold = _Sums(k, d)
-            fold.take(total, 1.0)
-            fold.take(sums, -1.0)
-            scatters.append(fold.standardised((task.moments.mean[i] - mean) / scale, task.moments.scale[i] / scale))
-        return scatters
-
-
-class _Sums:
-    """Sums that rows are added to."""
-
-    def __init__(self, k: int, d: int) -> None:
-        self.weight, self.sums, self.gram = np.zeros(k), np.zeros((k, d)), np.zeros((d, d))
-        self.mass, self.total = 0.0, np.zeros(d)
+            total.take(sums)
+        for i in range(f):
+            fold, held_out[i] = held_out[i], None  # type: ignore[call-overload]  # so that it goes when it is done with
+            fold.leave(total)
+            fold.standardise((task.moments.mean[i] - mean) / scale, task.moments.scale[i] / scale)
+            yield fold
+            del fold
 
     def add(self, X: Double, y: npt.NDArray[Any], w: Double, which: npt.NDArray[np.intp]) -> None:
+        """Add some rows."""
         if not len(which):
             return
         X, w = X[which], w[which]
@@ -97,20 +97,35 @@ class _Sums:
         self.total += weighted.sum(axis=0)
         self.gram += weighted.T @ X
 
-    def take(self, other: "_Sums", sign: float) -> None:
-        self.weight += sign * other.weight
-        self.sums += sign * other.sums
-        self.gram += sign * other.gram
-        self.mass += sign * other.mass
-        self.total += sign * other.total
+    def take(self, other: "Scatter") -> None:
+        """Add other sums."""
+        self.weight += other.weight
+        self.sums += other.sums
+        self.mass += other.mass
+        self.total += other.total
+        self.gram += other.gram
 
-    def standardised(self, mean: Double, scale: Double) -> Scatter:
-        """Return the sums of (x - mean) / scale."""
-        sums = self.sums - self.weight[:, None] * mean
-        through = np.outer(self.total, mean)
-        gram = self.gram - through - through.T + self.mass * np.outer(mean, mean)
-        total = (self.total - self.mass * mean) / scale
-        return Scatter(self.weight, sums / scale, self.mass, total, gram / np.outer(scale, scale))
+    def leave(self, whole: "Scatter") -> None:
+        """Become what `whole` is without these sums."""
+        self.mass = whole.mass - self.mass
+        for name in ("weight", "sums", "total", "gram"):
+            np.subtract(getattr(whole, name), getattr(self, name), out=getattr(self, name))
+
+    def standardise(self, mean: Double, scale: Double) -> None:
+        """Become the sums of (x - mean) / scale."""
+        self.sums -= self.weight[:, None] * mean
+        self.sums /= scale
+        # of total, mean and both: about a mean m, the sum of (x - m)(x - m)' is that of xx' less mt' + tm' - Mmm'
+        _less_products(self.gram, np.stack([self.total - self.mass * mean, mean]), np.stack([mean, self.total]))
+        for start in range(0, len(self.gram), _STRIP):
+            self.gram[start : start + _STRIP] /= scale[start : start + _STRIP, None] * scale
+        self.total = (self.total - self.mass * mean) / scale
+
+
+def _less_products(gram: Double, left: Double, right: Double) -> None:
+    """Subtract left.T @ right, (d, d), without a second matrix of that size."""
+    for start in range(0, len(gram), _STRIP):
+        gram[start : start + _STRIP] -= left[:, start : start + _STRIP].T @ right
 
 
 def ridge_path(task: Task, values: Sequence[float]) -> Iterator[Fit]:
@@ -139,13 +154,13 @@ def _by_columns(task: Task, penalties: Sequence[float]) -> list[tuple[list[Doubl
     for scatter in Scatter.of(task):
         weight, total = scatter.mass, scatter.total
         mean = total / weight
-        gram = scatter.gram - weight * np.outer(mean, mean)
+        gram = scatter.gram
+        _less_products(gram, total[None], mean[None])
         target_mean = 2 * scatter.weight[labels] / weight - 1
         right = (2 * scatter.sums[labels] - total) - np.outer(weight * target_mean, mean)  # (k, d)
         coefs = []
         for penalty in penalties:
-            system = gram + penalty * np.eye(len(gram))
-            coefs.append(cho_solve(cho_factor(system, overwrite_a=True, check_finite=False), right.T).T)
+            coefs.append(_solved(gram, penalty, right))
         fits.append((coefs, [target_mean - coef @ mean for coef in coefs]))
     return fits
 
@@ -235,51 +250,78 @@ def lda_path(task: Task, values: Sequence[float | str]) -> Iterator[Fit]:
         0 keeps the covariance, 1 leaves the mean variance alone; ``auto`` is the intensity of Ledoit and Wolf (2004,
         A well-conditioned estimator for large-dimensional covariance matrices), on all rows about their class means.
     """
-    scatters = Scatter.of(task)
-    # a class without rows, as where a fold holds all of it out, is never the answer: its prior is as good as zero
-    means = [scatter.sums / np.maximum(scatter.weight, 1e-300)[:, None] for scatter in scatters]
-    fourth = _fourth_powers(task, means) if "auto" in values else np.zeros(task.folds)
-    for value in values:
-        models = [
-            _discriminant(scatter, mean, value, power)
-            for scatter, mean, power in zip(scatters, means, fourth, strict=True)
-        ]
-        coef, intercept = (np.stack([model[part] for model in models]) for part in (0, 1))
+    fourth = _fourth_powers(task) if "auto" in values else np.zeros(task.folds)
+    models = [_discriminants(scatter, values, fourth[i]) for i, scatter in enumerate(Scatter.of(task))]
+    for i, value in enumerate(values):
+        coef, intercept = (np.stack([of_fold[i][part] for of_fold in models]) for part in (0, 1))
         yield Fit(value, coef.astype(np.float32), intercept, 0.0, 0)
 
 
-def _discriminant(scatter: Scatter, means: Double, shrinkage: float | str, fourth: float) -> tuple[Double, Double]:
-    total, d = scatter.weight.sum(), means.shape[1]
-    within = (scatter.gram - (means * scatter.weight[:, None]).T @ means) / total
+def _discriminants(scatter: Scatter, values: Sequence[float | str], fourth: float) -> list[tuple[Double, Double]]:
+    """Return coefficients and intercepts for each shrinkage; the scatter's Gram matrix is used up."""
+    total, d = scatter.weight.sum(), scatter.sums.shape[1]
+    means = _class_means(scatter.weight, scatter.sums)
+    spread = max(scatter.gram.max(initial=0.0), -scatter.gram.min(initial=0.0)) / total
+    within = scatter.gram
+    _less_products(within, means * scatter.weight[:, None], means)
+    within /= total
     mean_variance = np.trace(within) / d
-    spread = np.abs(scatter.gram).max(initial=0.0) / total
-    if mean_variance <= 1e-10 * spread:  # nothing varies within a class: every direction counts the same
-        within, mean_variance, shrinkage = np.eye(d), 1.0, 1.0
-    if shrinkage == "auto":
-        squared = (within**2).sum()
-        distance = squared - d * mean_variance**2
-        shrinkage = min(max((fourth / total - squared) / total, 0.0), distance) / distance if distance > 0 else 1.0
-    covariance = (1 - float(shrinkage)) * within
-    covariance[np.diag_indices(d)] += float(shrinkage) * mean_variance
-    coef = np.linalg.lstsq(covariance, means.T, rcond=None)[0].T if shrinkage == 0 else _solved(covariance, means)
-    intercept = np.log(np.maximum(scatter.weight / total, 1e-300)) - np.einsum("kd,kd->k", coef, means) / 2
-    if len(coef) == 2:
-        return coef[1:] - coef[:1], intercept[1:] - intercept[:1]
-    return coef, intercept
+    alike = mean_variance <= 1e-10 * spread  # nothing varies within a class: every direction counts the same
+    if alike:
+        within[:], mean_variance = 0.0, 1.0
+    models: list[tuple[Double, Double]] = []
+    for value in values:
+        shrinkage = 1.0 if alike else value
+        if shrinkage == "auto":
+            squared = np.vdot(within, within)
+            distance = squared - d * mean_variance**2
+            shrinkage = min(max((fourth / total - squared) / total, 0.0), distance) / distance if distance > 0 else 1.0
+        kept, ridge = 1 - float(shrinkage), float(shrinkage) * mean_variance
+        if shrinkage == 0:
+            coef = np.asarray(np.linalg.lstsq(within, means.T, rcond=None)[0].T, dtype=np.float64)
+        else:
+            # (kept * within + ridge * I)^-1 is (within + ridge / kept * I)^-1 / kept
+            coef = np.asarray(means / ridge if kept == 0 else _solved(within, ridge / kept, means) / kept)
+        offset: Double = np.log(np.maximum(scatter.weight / total, 1e-300)) - np.einsum("kd,kd->k", coef, means) / 2
+        if len(coef) == 2:
+            coef, offset = coef[1:] - coef[:1], offset[1:] - offset[:1]
+        models.append((coef, offset))
+    return models
 
 
-def _solved(covariance: Double, means: Double) -> Double:
-    factor = cho_factor(covariance, overwrite_a=True, check_finite=False)
-    return np.asarray(cho_solve(factor, means.T, check_finite=False).T)
+def _class_means(weight: Double, sums: Double) -> Double:
+    # a class without rows, as where a fold holds all of it out, is never the answer: its prior is as good as zero
+    return np.asarray(sums / np.maximum(weight, 1e-300)[:, None])
 
 
-def _fourth_powers(task: Task, means: list[Double]) -> Double:
+def _solved(gram: Double, ridge: float, right: Double) -> Double:
+    """Return the solutions x, (k, d), of (gram + ridge I) x = right, with one matrix more in memory."""
+    system = gram.copy()
+    system[np.diag_indices(len(system))] += ridge
+    # LAPACK works on columns: the transpose of a symmetric matrix is it, and is not copied
+    factor = cho_factor(system.T, overwrite_a=True, check_finite=False)
+    return np.asarray(cho_solve(factor, right.T, check_finite=False).T)
+
+
+def _fourth_powers(task: Task) -> Double:
     """Return the weighted sum of |x - its class's mean|^4 for each fold."""
+    n, d = task.rows.shape
+    weights = np.ones((n, 1), dtype=np.float32) if task.weights is None else task.weights
+    mass = np.zeros((task.folds, task.n_classes))
+    sums = np.zeros((task.folds, task.n_classes, d))
+    for start, block in task.rows.blocks(d):
+        y, w = task.y[start : start + len(block)], weights[start : start + len(block)].astype(np.float64)
+        X = block - task.moments.mean.mean(axis=0)
+        for label in np.unique(y):
+            mine = np.flatnonzero(y == label)
+            mass[:, label] += w[mine].sum(axis=0)
+            sums[:, label] += w[mine].T @ X[mine]
     totals = np.zeros(task.folds)
-    for start, block in task.rows.blocks(4 * task.rows.shape[1]):
+    means = [_class_means(mass[i], sums[i]) + task.moments.mean.mean(axis=0) for i in range(task.folds)]
+    for start, block in task.rows.blocks(4 * d):
         at = slice(start, start + len(block))
         for i in range(task.folds):
-            X = (block - task.moments.mean[i]) / task.moments.scale[i] - means[i][task.y[at]]
+            X = (block - means[i][task.y[at]]) / task.moments.scale[i]
             squares = np.einsum("nd,nd->n", X, X) ** 2
-            totals[i] += squares.sum() if task.weights is None else squares @ task.weights[at, i]
+            totals[i] += squares @ weights[at, i]
     return totals

@@ -28,6 +28,11 @@ from data.store import FeatureStore, Samples
 # The scores that the paired bootstrap compares; accuracy has McNemar's exact test.
 SCORE_TITLES = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 
+# Vectors of more than half of so many bytes stay in the store while heads are asked about them.
+MEMORY = 1 << 31
+# Rows that are asked about at once, a multiple of the 1,024 that heads compute with: blocks change no digit.
+_AT_ONCE = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -133,8 +138,11 @@ def evaluate(
     *,
     dataset: str | None = None,
     seed: int = 0,
+    memory: int = MEMORY,
 ) -> Evaluation:
     """Evaluate heads on one split of a store and rank them.
+
+    The vectors are read once for all heads that read the same features.
 
     Parameters
     ----------
@@ -148,6 +156,8 @@ def evaluate(
         The image set; needed where the store has several.
     seed : int
         Of the bootstrap.
+    memory : int
+        Bytes: a split whose vectors take more than half of them is read in blocks, and only probabilities are kept.
 
     Returns
     -------
@@ -167,17 +177,21 @@ def evaluate(
         if split == "val":
             notes.append("there is no test split: this is val")
     classes = heads[0].classes
-    measured = []
     for head in heads:
-        samples = head.samples(store, split, dataset)
         if set(head.classes) != set(classes):
             raise HeadError(
                 f"{head.name} tells {_names(head.classes)} apart and {heads[0].name} {_names(classes)}: "
                 "heads can be compared on the same classes only"
             )
-        measured.append(measure(head, samples, classes))
+    measured: dict[int, Measured] = {}
+    features = [tuple(spec.fingerprint for spec in head.specs) for head in heads]
+    for one in dict.fromkeys(features):
+        mine = [i for i, other in enumerate(features) if other == one]
+        samples = heads[mine[0]].samples(store, split, dataset, memory)
+        found = measure_all([heads[i] for i in mine], samples, classes)
+        measured.update(zip(mine, found, strict=True))
     notes += copies_note(samples)
-    results = rank(measured, seed=seed)
+    results = rank([measured[i] for i in range(len(heads))], seed=seed)
     return Evaluation(split, len(samples), classes, results, compare_pairs(results), notes)
 
 
@@ -211,13 +225,38 @@ class Measured:
 
 
 def measure(head: TrainedHead, samples: Samples, classes: list[str]) -> Measured:
-    """Ask a head about the labelled pictures of a split.
+    """Ask one head, see `measure_all`."""
+    return measure_all([head], samples, classes)[0]
+
+
+def measure_all(heads: list[TrainedHead], samples: Samples, classes: list[str]) -> list[Measured]:
+    """Ask heads about the labelled pictures of a split, whose vectors are read once, block by block.
+
+    Parameters
+    ----------
+    heads : list of TrainedHead
+        They read the same features.
+    samples : Samples
+        The pictures.
+    classes : list of str
+        The heads' classes in the order that is wanted.
 
     Raises
     ------
     HeadError
-        If no picture has a label, or one has a class that the head does not know.
+        If no picture has a label, or one has a class that a head does not know.
     """
+    measured = [_unasked(head, samples, classes) for head in heads]
+    orders = [[head.classes.index(name) for name in classes] for head in heads]
+    for start in range(0, len(samples), _AT_ONCE):
+        X = samples.X[start : start + _AT_ONCE]
+        for one, order in zip(measured, orders, strict=True):
+            one.probabilities[start : start + len(X)] = one.head.predict_proba(X)[:, order]
+    return measured
+
+
+def _unasked(head: TrainedHead, samples: Samples, classes: list[str]) -> Measured:
+    """Return what is known of a head's answers before it is asked: all but the probabilities."""
     strangers = sorted({samples.classes[t] for t in np.unique(samples.y)} - set(head.classes))
     if not len(samples):
         raise HeadError(f"no picture of split {samples.split!r} has a label: nothing can be measured on it")
@@ -228,7 +267,6 @@ def measure(head: TrainedHead, samples: Samples, classes: list[str]) -> Measured
         )
     index = {name: i for i, name in enumerate(classes)}
     y = np.array([index.get(name, -1) for name in samples.classes])[samples.y]
-    order = [head.classes.index(name) for name in classes]
     notes = []
     seen = int(head.trained_on(samples.digests).sum())
     if seen:
@@ -236,7 +274,7 @@ def measure(head: TrainedHead, samples: Samples, classes: list[str]) -> Measured
         notes.append(f"{seen} of these {len(y)} pictures {was} in its training set, exactly: its figures flatter")
     if (head.info["selection"]["tuned_on"], head.info["trained_on"]["dataset"]) == (samples.split, samples.dataset):
         notes.append(f"{samples.split} helped to choose its regularisation: its figures flatter")
-    return Measured(head, classes, y, head.predict_proba(samples.X)[:, order], notes)
+    return Measured(head, classes, y, np.empty((len(y), len(classes))), notes)
 
 
 def rank(measured: list[Measured], *, seed: int = 0) -> list[Scores]:

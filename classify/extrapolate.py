@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from classify.head import Floats
 from classify.statistics import Interval
@@ -146,7 +146,7 @@ def extrapolate(sizes: Sequence[int], rights: Sequence[npt.NDArray[np.bool_]], *
             "which chance could do"
         )
     a, b, c, loss = (float(x[0]) for x in _fit(curve.sizes, curve.error, curve.weights))
-    if loss > chi2.ppf(0.99, len(sizes) - 3):
+    if loss > 2 * gammaincinv((len(sizes) - 3) / 2, 0.99):
         return _cannot("the curve does not run along a power law, so none can lead it on")
     backtests, forecasts, reason = [], [], ""
     for factor in FACTORS:

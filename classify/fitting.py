@@ -126,7 +126,8 @@ class Fitting:
         ).labelled()
         self.val: Samples | None = None
         if self.tune == "val":
-            self.val = store.load("val", dataset=self.samples.dataset, spec=self.samples.specs, memory=self.memory)
+            left = None if self.memory is None else self.memory - 2 * self.samples.held  # of the half that load gives
+            self.val = store.load("val", dataset=self.samples.dataset, spec=self.samples.specs, memory=left)
         held = store.features()
         self.sources = [held[spec.fingerprint].source for spec in self.samples.specs]
         self.refused: dict[str, str] = {}

@@ -4,11 +4,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from classify.estimator import Estimator
 from data.errors import HeadError
 
 Array = npt.NDArray[Any]
@@ -18,7 +15,7 @@ Vectors = npt.NDArray[np.float32]
 ClassWeight = str | dict[Any, float] | None
 
 
-class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class Head(Estimator):
     """Base of all heads: scores for each class, and probabilities from them.
 
     A head is used on standardised vectors (`classify.selection` standardises); it computes in float32 and keeps
@@ -67,13 +64,11 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         ValueError
             If X or y is no valid input by scikit-learn's rules.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
-        weights = None
-        if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            if not weights.all():  # a row without weight is absent: its class too, if it has no other
-                X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
+        X, y, weights = self._checked(X, y, sample_weight)
+        if (
+            weights is not None and not weights.all()
+        ):  # a row without weight is absent: its class too, if it has no other
+            X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise HeadError(f"one class ({self.classes_[0]}) cannot be told from others: give at least two")
@@ -84,8 +79,28 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
         self._fit(X, encoded, weights)
         return self
 
+    def _checked(self, X: Array, y: Array, sample_weight: Array | None) -> tuple[Vectors, Array, Floats | None]:
+        """Return rows, labels and weights by scikit-learn's rules; what is plain keeps them without its being asked."""
+        plain = _is_plain(X) and _are_classes(y, len(X)) and _are_weights(sample_weight, len(X))
+        if plain and "feature_names_in_" not in self.__dict__:
+            self.n_features_in_ = X.shape[1]
+            return X, y, sample_weight
+        from sklearn.utils.multiclass import check_classification_targets
+        from sklearn.utils.validation import _check_sample_weight, validate_data
+
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        if sample_weight is None:
+            return X, y, None
+        return X, y, _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+
     def _of_class(self, y: Array, weights: Floats | None) -> Floats:
         """Return the class weights, (k,), of labels y (n,) whose rows have `weights`."""
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            mass = np.bincount(np.searchsorted(self.classes_, y), weights)
+            return np.asarray(mass.sum() / (len(mass) * mass))
+        from sklearn.utils.class_weight import compute_class_weight
+
         of_class: Floats = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
         if not (of_class > 0).all():
             name = self.classes_[np.argmin(of_class)]
@@ -102,8 +117,12 @@ class Head(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lear
 
     def scores(self, X: Array) -> Floats:
         """Return a score for each class, (n, k) float64; binary heads give (-d/2, d/2)."""
-        check_is_fitted(self, "classes_")
-        X = validate_data(self, X, reset=False, dtype=np.float32, ensure_min_samples=0)
+        own = self.__dict__
+        if not _is_plain(X) or own.get("n_features_in_") != X.shape[1] or "feature_names_in_" in own:
+            from sklearn.utils.validation import check_is_fitted, validate_data
+
+            check_is_fitted(self, "classes_")
+            X = validate_data(self, X, reset=False, dtype=np.float32, ensure_min_samples=0)
         return self._scores(X) if len(X) else np.empty((0, len(self.classes_)))
 
     def decision_function(self, X: Array) -> Floats:
@@ -160,6 +179,30 @@ class LinearHead(Head):
 
     def _width(self) -> int:
         return int(self.coef_.shape[1])
+
+
+def _is_plain(X: Array) -> bool:
+    """Whether X is an array, (n, d) float32, of finite numbers, which scikit-learn's checks would leave as it is."""
+    if type(X) is not np.ndarray or X.dtype != np.float32 or X.ndim != 2 or not X.shape[1]:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(X.sum()))
+
+
+def _are_classes(y: Array, n: int) -> bool:
+    """Whether y is an array of n whole numbers that nobody would doubt are classes."""
+    if type(y) is not np.ndarray or y.dtype.kind not in "iu" or y.shape != (n,) or not n:
+        return False
+    return n <= 20 or len(np.unique(y)) <= n // 2  # above that scikit-learn warns
+
+
+def _are_weights(weights: Array | None, n: int) -> bool:
+    """Whether weights are an array of n numbers, none below 0 and one above it; or none at all."""
+    if weights is None:
+        return True
+    if type(weights) is not np.ndarray or weights.dtype != np.float64 or weights.shape != (n,):
+        return False
+    return bool(np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0)
 
 
 def logits(scores: Floats, scale: float | Floats, bias: float | Floats) -> Floats:

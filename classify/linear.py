@@ -1,23 +1,29 @@
 """The linear heads: logistic regression, linear SVM, ridge, discriminant analysis and class means."""
 
+import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
-from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from classify.closed_form import lda_path, ridge_path
-from classify.head import Array, ClassWeight, Floats, LinearHead, Vectors
+from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors
 from classify.paths import Fit, Task, logistic_path, svm_path
 from classify.rows import Moments, Rows
 from classify.solver import OnStep, Stopping
 from data.errors import HeadError
 
 SOLVERS = ("penult", "sklearn")
+
+# Rows x columns x classes up to which float64 and a few steps more cost nothing one would notice: the solution then
+# has all digits of float32, and a weight of two is the same as two copies.
+_SMALL = 1 << 17
+_EXACT = 1e-21  # of the penalty: the squared relative error of the coefficients, halved
+_MAX_ITER = 1000
 
 
 class PathHead(LinearHead):
@@ -35,6 +41,8 @@ class PathHead(LinearHead):
 
     # Name of the parameter that the path runs along.
     along: ClassVar[str]
+    # Whether the optimum is found step by step.
+    stepwise: ClassVar[bool] = False
     # Whether the intercept is free, so that rows may be centred without changing the problem.
     centred: ClassVar[bool] = True
     # Whether a row may bear several labels.
@@ -62,9 +70,11 @@ class PathHead(LinearHead):
         ValueError
             If X or y is no valid input by scikit-learn's rules.
         """
-        self.multilabel_ = type_of_target(y) == "multilabel-indicator"
+        self.multilabel_ = _bear_several(y)
         if not self.multilabel_:
             return super().fit(X, y, sample_weight)
+        from sklearn.utils.validation import _check_sample_weight, validate_data
+
         X, y = validate_data(self, X, y, dtype=np.float32, multi_output=True)
         if not self.several:
             raise HeadError(f"{type(self).__name__} takes one label a row, got {y.shape[1]}: use lr, svm or ridge")
@@ -102,8 +112,12 @@ class PathHead(LinearHead):
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         rows = Rows([X])
         w = None if weights is None else weights[:, None].astype(np.float32)
-        mean = Moments.of(rows, w).mean if self.centred else np.zeros((1, X.shape[1]))
-        self._solve(Task(rows, y, len(self.classes_), w, Moments(mean, np.ones_like(mean))))
+        mean = near = np.zeros((1, X.shape[1]))
+        if self.centred:
+            moments = Moments.of(rows, w)
+            rows, about = rows.about(moments)
+            mean, near = moments.mean, about.mean
+        self._solve(Task(rows, y, len(self.classes_), w, Moments(near, np.ones_like(near))))
         self.intercept_ = self.intercept_ - self.coef_.astype(np.float64) @ mean[0]
 
     def fit_task(self, task: Task, start: Vectors | None = None, on_step: OnStep | None = None) -> None:
@@ -138,6 +152,9 @@ class PathHead(LinearHead):
     def _solve(self, task: Task, start: Vectors | None = None, on_step: OnStep | None = None) -> None:
         self.check()
         stopping = dataclasses.replace(self.stopping(), on_step=on_step)
+        if self.stepwise and len(task.rows) * task.rows.shape[1] * task.n_classes <= _SMALL:
+            task = dataclasses.replace(task, rows=dataclasses.replace(task.rows, dtype=np.float64))
+            stopping = dataclasses.replace(stopping, tolerance=min(stopping.tolerance, _EXACT), stall=0.0)
         (fit,) = self.path(task, [getattr(self, self.along)], stopping, start)
         self._keep(fit.coef[0], fit.intercept[0])
         self.gap_, self.n_iter_ = fit.gap, max(fit.steps, 1)
@@ -164,21 +181,23 @@ class SolverHead(PathHead):
     solver : str
         ``penult``: `classify.solver`; ``sklearn``: LogisticRegression or LinearSVC in float64, without a path.
     tol : float
-        Largest relative duality gap at which the solver stops.
-    max_iter : int
-        Most steps.
+        Largest relative duality gap at which the solver stops, small problems apart, which are solved to all digits;
+        for scikit-learn's solvers the tolerance that they know.
+    max_iter : int, optional
+        Most steps; by default 1,000, of scikit-learn's solvers 2,000 (`lr`) and 20,000 (`svm`).
     class_weight, random_state
         As everywhere; the result does not depend on the seed, but for scikit-learn's LinearSVC.
     """
 
     along = "C"
+    stepwise = True
 
     def __init__(
         self,
         C: float = 1e-2,
         solver: str = "penult",
         tol: float = 1e-4,
-        max_iter: int = 1000,
+        max_iter: int | None = None,
         class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
@@ -191,7 +210,7 @@ class SolverHead(PathHead):
 
     def stopping(self) -> Stopping:
         """Return when the solver stops."""
-        return Stopping(self.tol, self.max_iter, self.tol / 10)
+        return Stopping(self.tol, _MAX_ITER if self.max_iter is None else self.max_iter, self.tol / 10)
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         if self.solver not in SOLVERS:
@@ -225,7 +244,7 @@ class LogisticHead(SolverHead):
     def _peer(self) -> Any:
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=self.C, max_iter=max(self.max_iter, 2000))
+        return LogisticRegression(C=self.C, tol=self.tol, max_iter=self.max_iter or 2000)
 
 
 class SVMHead(SolverHead):
@@ -239,7 +258,7 @@ class SVMHead(SolverHead):
         C: float = 1e-4,
         solver: str = "penult",
         tol: float = 1e-4,
-        max_iter: int = 1000,
+        max_iter: int | None = None,
         class_weight: ClassWeight = None,
         random_state: int = 0,
     ) -> None:
@@ -261,7 +280,9 @@ class SVMHead(SolverHead):
         from sklearn.svm import LinearSVC
 
         # dual: the primal method takes minutes on features
-        return LinearSVC(C=self.C, dual=True, random_state=self.random_state, max_iter=max(self.max_iter, 20_000))
+        return LinearSVC(
+            C=self.C, tol=self.tol, dual=True, random_state=self.random_state, max_iter=self.max_iter or 20_000
+        )
 
 
 class RidgeHead(PathHead):
@@ -336,8 +357,21 @@ class CentroidHead(LinearHead):
             self.intercept_ += variance * np.log(odds)
 
 
-class NetworkHead(LinearHead):
-    """The last layer of a fine-tuned network, on its own penultimate features: read from a checkpoint, never fitted."""
+@contextlib.contextmanager
+def unwarned(head: Head) -> Iterator[None]:
+    """Silence the warning of scikit-learn's solvers that they have not converged, where a head may use them."""
+    with warnings.catch_warnings():
+        if getattr(head, "solver", "penult") == "sklearn":
+            from sklearn.exceptions import ConvergenceWarning
 
-    def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
-        raise HeadError("the last layer of a network is trained with the network: run `finetune`")
+            warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def _bear_several(y: Array) -> bool:
+    """Whether labels are an indicator matrix: several for each row."""
+    if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "iu":
+        return False
+    from sklearn.utils.multiclass import type_of_target
+
+    return bool(type_of_target(y) == "multilabel-indicator")

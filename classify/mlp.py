@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp
-from sklearn.utils import check_random_state
 from threadpoolctl import threadpool_limits
 
 from classify.head import Array, ClassWeight, Floats, Head, Vectors
@@ -86,7 +85,7 @@ class MLPHead(Head):
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         recipe = self._recipe()
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        rng = np.random.default_rng(_random_state(self.random_state).randint(2**31))
         # one thread: the result does not hang on their number, and small products gain little from more
         with threadpool_limits(1, user_api="blas"):
             networks = train(X, y, weights, len(self.classes_), recipe, rng)
@@ -153,6 +152,15 @@ class MLPHead(Head):
 
     def _width(self) -> int:
         return int(self.coefs_[0].shape[0])
+
+
+def _random_state(seed: Any) -> Any:
+    """Return numpy's old generator for a seed, or what else scikit-learn takes for one."""
+    if isinstance(seed, int):
+        return np.random.RandomState(seed)  # its numbers are those of all heads so far
+    from sklearn.utils import check_random_state
+
+    return check_random_state(seed)
 
 
 def _is_count(value: object) -> bool:

@@ -1,18 +1,17 @@
 """Probabilities for every picture from a head that has not seen it."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from classify.calibration import fit_scale
 from classify.duplicates import Indices
 from classify.folds import Design
 from classify.head import Floats, softmax
 from classify.heads import HEADS
+from classify.linear import unwarned
 from classify.rows import BLOCK
 from classify.selection import train
 from classify.trials import trials
@@ -68,11 +67,10 @@ def out_of_fold(
     design = Design.cross_validation(samples, folds, seed)
     probabilities = np.full((len(samples), len(samples.classes)), np.nan)
     if design.n_folds:
-        with warnings.catch_warnings():
-            # an answer from a solver that stopped early still says which labels look odd
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        head = HEADS[kind](**params, random_state=seed)
+        with unwarned(head):  # an answer from a solver that stopped early still says which labels look odd
             (trial,) = trials(
-                [HEADS[kind](**params, random_state=seed)],
+                [head],
                 design,
                 None,
                 kept=slice(None),

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.losses import Columns, Loss, logistic, multinomial, squared_hinge
+from classify.problems import Problems
 from classify.rows import Moments, Rows, Single, Spectrum
-from classify.solver import Problems, Stopping, minimise
+from classify.solver import Stopping, minimise
 
 Double = npt.NDArray[np.float64]
 
@@ -26,7 +27,7 @@ class Fit:
     ----------
     value : float or str
         Of the parameter.
-    coef : ndarray of shape (f, k, d), float32
+    coef : ndarray of shape (f, k, d), float32, or float64 where the rows were read so
         On standardised rows; k is 1 where there are two classes.
     intercept : ndarray of shape (f, k), float64
         Likewise.
@@ -142,10 +143,11 @@ def _path(
     d = task.rows.shape[1]
     k = objective.width if objective.targets.ndim == 1 else int(objective.targets.shape[1])
     f = task.folds
-    spectrum = Spectrum.of(task.rows, task.moments)
+    rows, moments = task.rows.about(task.moments)
+    spectrum = Spectrum.of(rows, moments)
     ordered = sorted(values)
     at_once = max(1, _COLUMNS // (f * k))
-    first_guess = np.zeros((f * k, d + 1), dtype=np.float32) if start is None else start
+    first_guess = np.zeros((f * k, d + 1), dtype=rows.dtype) if start is None else start.astype(rows.dtype)
     known: list[tuple[float, Single]] = []  # the last two values of C, and what was found there
     for first in range(0, len(ordered), at_once):
         some = ordered[first : first + at_once]
@@ -156,12 +158,12 @@ def _path(
             width=objective.width,
         )
         problems = Problems(
-            rows=task.rows,
+            rows=rows,
             targets=objective.targets,
             loss=objective.loss,
             columns=columns,
             weights=task.weights,
-            moments=task.moments,
+            moments=moments,
             spectrum=spectrum,
             penalised=objective.penalised,
         )
@@ -170,6 +172,9 @@ def _path(
         of_value = found.P.reshape(len(some), f, k, d + 1)
         gaps, steps = found.gap.reshape(len(some), -1), found.steps.reshape(len(some), -1)
         known = [*known, *((value, of_value[i].reshape(f * k, d + 1)) for i, value in enumerate(some))][-2:]
+        # softmax leaves open what the intercepts have in common
+        if objective.width > 1:
+            of_value[..., d] -= of_value[..., d].mean(axis=2, keepdims=True)
         for i, value in enumerate(some):
             yield Fit(
                 value=value,
@@ -192,4 +197,4 @@ def _foreseen(known: list[tuple[float, Single]], value: float, first_guess: Sing
         return there
     before, then = known[0]
     ahead = min(np.log(value / last) / np.log(last / before), 1.0)
-    return np.asarray(there + np.float32(ahead) * (there - then))
+    return np.asarray(there + there.dtype.type(ahead) * (there - then))

@@ -17,6 +17,9 @@ Double = npt.NDArray[np.float64]
 # Most values, float32, of one block of rows where nothing else is asked for: 32 MB.
 BLOCK = 1 << 23
 
+# Above so many deviations a mean is taken off the rows: float32 then keeps five digits of what is left.
+_FAR = 100.0
+
 # Above this many rows for each column, every so many rows are enough for a preconditioner.
 _SPECTRUM_ROWS = 16
 
@@ -30,11 +33,17 @@ class Rows:
     sources : sequence of array-like of shape (n_i, d)
         Float16, float32 or float64; each is read by slices.
     block : int
-        Most values, float32, of one block.
+        Most values of one block.
+    origin : ndarray of shape (d,), optional
+        Subtracted from every row as it is read; `about` chooses it.
+    dtype : dtype
+        What rows are read as, and so what is computed in: float32, or float64 where the problem is small.
     """
 
     sources: Sequence[Any]
     block: int = BLOCK
+    origin: Double | None = None
+    dtype: npt.DTypeLike = np.float32
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,8 +53,21 @@ class Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def about(self, moments: "Moments") -> tuple["Rows", "Moments"]:
+        """Return the rows less a common vector, and the moments they have then, where means are far from zero.
+
+        Standardisation is folded into the coefficients, whose products with the rows cancel to what a row has beyond
+        the mean: at a mean of m deviations that takes log10(m) digits.
+        """
+        if not len(self) or np.abs(moments.mean / moments.scale).max(initial=0.0) <= _FAR:
+            return self, moments
+        # as the rows have it, so that the difference from a row near it is exact
+        shift = moments.mean.mean(axis=0).astype(np.float32).astype(np.float64)
+        origin = shift if self.origin is None else self.origin + shift
+        return dataclasses.replace(self, origin=origin), Moments(moments.mean - shift, moments.scale)
+
     def blocks(self, columns: int = 0) -> Iterator[tuple[int, Single]]:
-        """Yield the number of the first row and the rows, float32 (r, d), of each block.
+        """Yield the number of the first row and the rows, (r, d) of `dtype`, of each block.
 
         Parameters
         ----------
@@ -54,10 +76,11 @@ class Rows:
         """
         size = max(256, self.block // max(self.shape[1], columns))
         start = 0
+        origin = None if self.origin is None else self.origin.astype(self.dtype)
         for source in self.sources:
             for a in range(0, len(source), size):
-                X = np.asarray(source[a : a + size], dtype=np.float32)
-                yield start + a, X
+                X = np.asarray(source[a : a + size], dtype=self.dtype)
+                yield start + a, X if origin is None else X - origin
             start += len(source)
 
 
@@ -72,20 +95,31 @@ class Moments:
     scale: Double
 
     @classmethod
-    def of(cls, rows: Rows, weights: Single | None = None) -> "Moments":
+    def of(cls, rows: Rows, weights: Single | None = None, prior: float = 0.0) -> "Moments":
         """Measure the rows in one pass, with weights (n, f); without, each row counts once and f is 1.
 
         The sums run over differences from the first row, so that a large mean costs no digits.
+
+        Parameters
+        ----------
+        rows : Rows
+            To measure.
+        weights : ndarray of shape (n, f), optional
+            Of each row in each fold.
+        prior : float
+            How many rows the mean variance of all columns counts as, beside the rows themselves, in the variance of
+            each column that is not constant.
         """
         n, d = rows.shape
         f = 1 if weights is None else weights.shape[1]
         total = np.full(f, float(n)) if weights is None else weights.sum(axis=0, dtype=np.float64)
         first, second = np.zeros((f, d)), np.zeros((f, d))
-        origin: Single | None = None
+        origin: Double | None = None
         for start, X in rows.blocks():
-            origin = X[0].copy() if origin is None else origin
+            origin = X[0].astype(np.float64) if origin is None else origin
             for a in range(0, len(X), 1024):
-                D = (X[a : a + 1024] - origin).astype(np.float64)
+                D = X[a : a + 1024].astype(np.float64)
+                D -= origin
                 if weights is None:
                     first[0] += D.sum(axis=0)
                     second[0] += np.einsum("nd,nd->d", D, D)
@@ -96,11 +130,15 @@ class Moments:
         first /= total[:, None]
         variance = second / total[:, None] - first * first
         mean = first + (0.0 if origin is None else origin)
-        scale = np.sqrt(np.maximum(variance, 0))
+        variance = np.maximum(variance, 0)
+        scale = np.sqrt(variance)
         # what is left where larger numbers cancel is rounding: in the float32 of the rows, and in the sums
         rounding = np.maximum(1e-7 * np.abs(mean), 1e-6 * np.sqrt(second / total[:, None]))
-        scale[scale < np.maximum(rounding, 1e-37)] = 1.0
-        scale[scale == 0] = 1.0
+        constant = scale < np.maximum(rounding, 1e-37)
+        if prior:
+            common = np.where(constant, 0.0, variance).mean(axis=1, keepdims=True)
+            scale = np.sqrt((total[:, None] * variance + prior * common) / (total[:, None] + prior))
+        scale[constant | (scale == 0)] = 1.0
         return cls(mean, scale)
 
 
@@ -118,7 +156,7 @@ class Spectrum:
         Of many rows every so many are taken: the result serves to precondition, and need not be exact.
         """
         n, d = rows.shape
-        mean, scale = moments.mean[0].astype(np.float32), moments.scale[0].astype(np.float32)
+        mean, scale = moments.mean[0].astype(rows.dtype), moments.scale[0].astype(rows.dtype)
         if n <= d:
             X = np.concatenate([(X - mean) / scale for _, X in rows.blocks()])
             values, Q = eigh(X @ X.T, driver="evd", overwrite_a=True, check_finite=False)
@@ -126,7 +164,7 @@ class Spectrum:
             vectors = X.T @ (Q[:, kept] / np.sqrt(values[kept]))
             return cls(values[kept].astype(np.float64) / n, np.ascontiguousarray(vectors))
         stride = max(1, n // (_SPECTRUM_ROWS * d))
-        gram = np.zeros((d, d), dtype=np.float32)
+        gram = np.zeros((d, d), dtype=rows.dtype)
         counted = 0
         for start, X in rows.blocks():
             X = (X[-start % stride :: stride] - mean) / scale

@@ -3,19 +3,17 @@
 import dataclasses
 import itertools
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
 
 from classify.calibration import METHODS, Calibration, calibrate, fit_scale, log_loss
 from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import GIVEN, HEADS, given_by
-from classify.linear import PathHead, RidgeHead
+from classify.linear import PathHead, RidgeHead, unwarned
 from classify.solver import OnStep
 from classify.training import Candidate, Training, best_of, within_one_standard_error
 from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
@@ -126,12 +124,13 @@ def train(
     if tune == "loo":
         refuse_larger(8 * 4 * values, memory, f"{kind} with --tune loo")  # float64: rows, centred, turned, a temporary
     elif not in_blocks:
-        refuse_larger(4 * 3 * values, memory, kind)  # float32: rows, those of a fold, standardised
+        measured = 0 if design.val is None else len(design.val) * samples.X.shape[1]
+        # float32: rows, those of a fold, standardised; and what is held out, as it is and standardised
+        refuse_larger(4 * (3 * values + 2 * measured), memory, kind)
     class_weights = _class_weights(samples, class_weight)
     report = on_progress or (lambda done, total: None)
     total = len(settings) * max(design.n_folds, 1) + 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the final head's `converged_` is reported instead
+    with unwarned(heads[0]):  # the final head's `converged_` is reported instead
         tried: list[Trial] = []
         if tune == "loo":
             tried = left_out(_ridges(heads, kind), samples, class_weights, kept, lambda done: report(done, total))
@@ -148,7 +147,7 @@ def train(
         candidates = _judge(settings, tried, design, kept, class_weight == "balanced")
         best = _choose(candidates, design, rule)
         head = HEADS[kind](**settings[best], **given)
-        scaler = Scaler.fit(samples.X, *samples.others)
+        scaler = Scaler.of_training(samples.X, *samples.others)
         if in_blocks and isinstance(head, PathHead):
             near = tried[best].start if tried else None
             head.fit_task(task_of(design, class_weights, scaler.moments(), block), start=near, on_step=on_step)

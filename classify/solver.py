@@ -11,117 +11,29 @@ curvature of the loss at the current point, for each class: one decomposition pr
 
 The certificate. With the dual variables that the slopes of the loss give, the Fenchel-Young inequality is tight on
 every row, and the duality gap collapses to ``|gradient|^2 / 2``: the objective is at most that far above its optimum.
-That is a bound for the penalised intercept. For a free one it asks for slopes that sum to zero, as they do at the best
-intercept; what is lacking is estimated as the gain of a Newton step on each intercept, ``g_b^2 / (2 * curvature)``.
+That is a bound for the penalised intercept. A free one asks for slopes that sum to zero, as they do at the best
+intercept. On the way what is lacking is estimated as the gain of a Newton step on each intercept, ``g_b^2 / (2 *
+curvature)``; before a problem is called done, `classify.certificate` makes its slopes sum to zero and bounds the gap.
 """
 
 import dataclasses
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.losses import Columns, Loss
-from classify.rows import Moments, Rows, Single, Spectrum
+from classify.certificate import certified
+from classify.problems import Double, Indices, Problems, squares_of
+from classify.rows import Single
 
-Double = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
 OnStep = Callable[[int, float], None]
 
 _MEMORY = 10  # pairs of steps and changes of the gradient; 20 save 5 to 20% of the steps, which become dearer
 _ARMIJO = 1e-4
-_ROUNDING = 1e-6  # relative: sums of float32 losses say no more
+_ROUNDING = {4: 1e-6, 8: 1e-13}  # relative, by the bytes of a number: sums of losses say no more
+_NOTHING = {4: 1e-30, 8: 1e-240}  # likewise: a product this small is lost in rounding
 _STALL_STEPS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Problems:
-    """Several linear problems over the same rows.
-
-    Parameters
-    ----------
-    rows : Rows
-        n rows of d columns, not standardised.
-    targets : ndarray
-        Class of each row, (n,), for the multinomial loss; else -1 or 1 for each class, (n, k) int8.
-    loss : Loss
-        One of `classify.losses`.
-    columns : Columns
-        q columns of coefficients, `width` to a problem.
-    weights : ndarray of shape (n, f), float32, or None
-        Weight of each row in each fold: zero where it is held out.
-    moments : Moments
-        Means and deviations of each fold.
-    spectrum : Spectrum
-        Of all rows.
-    penalised : bool
-        Whether the intercept is.
-    """
-
-    rows: Rows
-    targets: npt.NDArray[Any]
-    loss: Loss
-    columns: Columns
-    weights: Single | None
-    moments: Moments
-    spectrum: Spectrum
-    penalised: bool
-
-    def of(self, problems: Indices) -> "Problems":
-        """Return some of the problems."""
-        return dataclasses.replace(self, columns=self.columns.of(problems))
-
-    def unfolded(self, P: Single) -> tuple[Single, Single]:
-        """Return coefficients (q, d) and intercepts (q,), float32, for rows as they are."""
-        d = P.shape[1] - 1
-        mean, scale = self._fold("mean"), self._fold("scale")
-        W = P[:, :d] / scale
-        return W, (P[:, d] - np.einsum("qd,qd->q", W, np.broadcast_to(mean, W.shape))).astype(np.float32)
-
-    def evaluate(self, P: Single) -> tuple[Double, Single, Double]:
-        """Return each problem's objective, the gradient (q, d + 1) and the curvature of each column, in one pass."""
-        q, width, d = len(P), self.columns.width, P.shape[1] - 1
-        W, offset = self.unfolded(P)
-        gradient, slopes = np.zeros((q, d), dtype=np.float32), np.zeros(q)
-        losses, curvature = np.zeros(q // width), np.zeros(q)
-        for start, X in self.rows.blocks(q):
-            Z = X @ W.T
-            Z += offset
-            some_losses, some_curvature = self.loss(Z, *self._of_block(start, len(X)), width)
-            losses += some_losses
-            curvature += some_curvature
-            gradient += Z.T @ X
-            slopes += Z.sum(axis=0, dtype=np.float64)
-        C = self.columns.C
-        gradient -= slopes[:, None].astype(np.float32) * self._fold("mean")
-        gradient /= self._fold("scale")
-        gradient *= C[:, None].astype(np.float32)
-        gradient += P[:, :d]
-        squares = _squares(P[:, :d])
-        of_intercept = C * slopes
-        if self.penalised:
-            squares += P[:, d].astype(np.float64) ** 2
-            of_intercept += P[:, d]
-        objective = squares.reshape(-1, width).sum(axis=1) / 2 + C[::width] * losses
-        full = np.concatenate([gradient, of_intercept[:, None].astype(np.float32)], axis=1)
-        return objective, full, C * curvature
-
-    def _fold(self, name: str) -> Single:
-        values = getattr(self.moments, name)
-        if len(values) > 1:
-            values = values[self.columns.weighting]
-        return np.asarray(values, dtype=np.float32)
-
-    def _of_block(self, start: int, n: int) -> tuple[npt.NDArray[Any], Single | None]:
-        """Return the targets and the weights of a block of rows, for each column or problem."""
-        targets = self.targets[start : start + n]
-        if targets.ndim == 2:
-            targets = targets[:, self.columns.label]
-        if self.weights is None:
-            return targets, None
-        return targets, self.weights[start : start + n][:, self.columns.weighting[:: self.columns.width]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +69,7 @@ class Stopping:
         Or when it has taken this many steps.
     stall : float
         Or when five steps have lowered its objective by no more than this, relatively: the certificate is loose where
-        C is large and the rows can be told apart.
+        C is large and the rows can be told apart. At 0, when they have not halved its gap either.
     on_step : callable, optional
         Called after every step with its number and the largest gap of what is left, relatively.
     """
@@ -188,16 +100,28 @@ def minimise(problems: Problems, start: Single, stopping: Stopping) -> Solution:
     width = problems.columns.width
     m = len(start) // width
     P, gaps, objectives, steps = start.copy(), np.zeros(m), np.zeros(m), np.zeros(m, dtype=np.int64)
-    left = np.arange(m)
+    left, asking = np.arange(m), np.ones(m)
     at = _Point(start, *problems.evaluate(start))
     memory: deque[_Pair] = deque(maxlen=_MEMORY)
-    past: deque[Double] = deque(maxlen=_STALL_STEPS)
+    past: deque[tuple[Double, Double]] = deque(maxlen=_STALL_STEPS)
     for step in range(stopping.max_steps + 1):
-        gap = _gap(problems, at)
-        largest = float((gap / np.maximum(at.objective, 1e-300)).max())
-        done = (gap <= stopping.tolerance * _penalty(problems, at)) | (step == stopping.max_steps)
+        gap, limit = _gap(problems, at), stopping.tolerance * _penalty(problems, at)
+        estimated, largest = gap.copy(), float((gap / np.maximum(at.objective, 1e-300)).max())
+        done = np.full(len(left), step == stopping.max_steps)
         if len(past) == _STALL_STEPS:
-            done |= past[0] - at.objective <= stopping.stall * at.objective
+            stalled = past[0][0] - at.objective <= stopping.stall * at.objective
+            done |= stalled if stopping.stall else stalled & (gap > past[0][1] / 2)
+        if problems.penalised:
+            done |= gap <= limit
+        else:
+            asked = np.flatnonzero(done | (gap <= asking * limit))
+            if len(asked):
+                estimate = gap[asked]
+                found = certified(problems.of(asked), at.P[_columns(asked, width)])
+                gap[asked] = np.minimum(found, at.objective[asked])  # no optimum is below zero
+                done[asked] |= gap[asked] <= limit[asked]
+                # not yet: asked again when the estimate is as much smaller as it was too small
+                asking[asked] = np.minimum(estimate / np.maximum(found, 1e-300), 1)
         if done.any():
             mine = left[done]
             P[_columns(mine, width)] = at.P[_columns(np.flatnonzero(done), width)]
@@ -206,10 +130,11 @@ def minimise(problems: Problems, start: Single, stopping: Stopping) -> Solution:
             kept = np.flatnonzero(~done)
             if not len(kept):
                 break
-            left, problems, at = left[kept], problems.of(kept), at.of(kept, width)
+            left, asking, problems, at = left[kept], asking[kept], problems.of(kept), at.of(kept, width)
             memory = deque((pair.of(kept, width) for pair in memory), maxlen=_MEMORY)
-            past = deque((values[kept] for values in past), maxlen=_STALL_STEPS)
-        past.append(at.objective)
+            past = deque(((value[kept], lower[kept]) for value, lower in past), maxlen=_STALL_STEPS)
+            estimated = estimated[kept]
+        past.append((at.objective, estimated))
         new = _search(problems, at, _direction(problems, at, memory))
         memory.append(_Pair.between(at, new, width))
         at = new
@@ -245,7 +170,7 @@ class _Pair:
         step, change = new.P - old.P, new.gradient - old.gradient
         product = _dot(step, change, width)
         # no step, or one lost in rounding: a pair that says nothing
-        inverse = np.divide(1, product, out=np.zeros_like(product), where=product > 1e-30)
+        inverse = np.divide(1, product, out=np.zeros_like(product), where=product > _NOTHING[step.dtype.itemsize])
         return cls(step, change, inverse)
 
     def of(self, problems: Indices, width: int) -> "_Pair":
@@ -277,7 +202,7 @@ def _precondition(problems: Problems, at: _Point, v: Single) -> Single:
     d = v.shape[1] - 1
     spectrum = problems.spectrum
     shrunk = v[:, :d] @ spectrum.vectors  # (q, r)
-    shrunk *= (1 / (1 + at.curvature[:, None] * spectrum.values) - 1).astype(np.float32)
+    shrunk *= (1 / (1 + at.curvature[:, None] * spectrum.values) - 1).astype(v.dtype)
     out = np.empty_like(v)
     np.matmul(shrunk, spectrum.vectors.T, out=out[:, :d])
     out[:, :d] += v[:, :d]
@@ -289,12 +214,12 @@ def _search(problems: Problems, at: _Point, direction: Single) -> _Point:
     """Take the whole step where it lowers the objective enough, and a shorter one elsewhere."""
     width = problems.columns.width
     slope = _dot(at.gradient, direction, width).astype(np.float64)
-    length = np.ones(len(slope))
+    length, rounding = np.ones(len(slope)), _ROUNDING[at.P.dtype.itemsize]
     P = at.P + direction
     new = _Point(P, *problems.evaluate(P))
 
     def enough(objective: Double, which: Indices) -> npt.NDArray[np.bool_]:
-        limit = at.objective[which] + _ARMIJO * length[which] * slope[which] + _ROUNDING * at.objective[which]
+        limit = at.objective[which] + _ARMIJO * length[which] * slope[which] + rounding * at.objective[which]
         return objective <= limit
 
     far = np.flatnonzero(~enough(new.objective, np.arange(len(slope))))
@@ -305,11 +230,11 @@ def _search(problems: Problems, at: _Point, direction: Single) -> _Point:
         # the minimum of the parabola through both values and the slope
         length[far] *= np.clip(-slope[far] * length[far] / (2 * rise), 0.1, 0.5)
         columns = _columns(far, width)
-        P[columns] = at.P[columns] + np.repeat(length[far], width)[:, None].astype(np.float32) * direction[columns]
+        P[columns] = at.P[columns] + np.repeat(length[far], width)[:, None].astype(P.dtype) * direction[columns]
         found = problems.of(far).evaluate(P[columns])
         new.objective[far], new.gradient[columns], new.curvature[columns] = found
         far = far[~enough(new.objective[far], far)]
-    columns = _columns(far, width)  # nothing that float32 can tell lies lower
+    columns = _columns(far, width)  # nothing that can be told from rounding lies lower
     P[columns] = at.P[columns]
     new.objective[far] = at.objective[far]
     new.gradient[columns], new.curvature[columns] = at.gradient[columns], at.curvature[columns]
@@ -317,18 +242,14 @@ def _search(problems: Problems, at: _Point, direction: Single) -> _Point:
 
 
 def _gap(problems: Problems, at: _Point) -> Double:
-    """Return how far each problem's objective may be above its optimum."""
+    """Return how far each problem's objective may be above its optimum; for a free intercept an estimate."""
     of_intercept = 1.0 if problems.penalised else np.maximum(at.curvature, 1e-30)
-    gap = _squares(at.gradient[:, :-1]) / 2 + at.gradient[:, -1].astype(np.float64) ** 2 / 2 / of_intercept
+    gap = squares_of(at.gradient[:, :-1]) / 2 + at.gradient[:, -1].astype(np.float64) ** 2 / 2 / of_intercept
     return np.asarray(gap.reshape(-1, problems.columns.width).sum(axis=1))
 
 
 def _penalty(problems: Problems, at: _Point) -> Double:
-    return np.asarray(_squares(at.P[:, :-1]).reshape(-1, problems.columns.width).sum(axis=1) / 2)
-
-
-def _squares(a: Single) -> Double:
-    return np.asarray(np.einsum("qd,qd->q", a, a, dtype=np.float64))
+    return np.asarray(squares_of(at.P[:, :-1]).reshape(-1, problems.columns.width).sum(axis=1) / 2)
 
 
 def _dot(a: Single, b: Single, width: int) -> Single:

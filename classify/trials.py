@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from classify.closed_form import ridge_left_out
@@ -21,6 +20,11 @@ from data.errors import HeadError
 from data.store import Samples
 from data.terminal import size
 
+# Two pictures give every column a deviation, but not one to divide by: each then becomes plus or minus one. So the
+# columns' mean variance counts as ten pictures in the variance of each (Efron and Morris 1973, Journal of the American
+# Statistical Association 68, on shrinking many estimates of one kind towards their mean).
+_PRIOR = 10.0
+
 # Scores of all settings that are kept to fit probabilities on, at most: 64 MB of float64, of which fitting takes four.
 _KEPT_SCORES = 1 << 23
 # To rank settings less precision will do than for the head that is kept. On Caltech-101's path from 1e-6 to 1e5 the
@@ -30,16 +34,21 @@ _LOOSER = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Scaler:
-    """Column means and deviations of the training vectors, (d,) float32 each; constant columns divide by one."""
+    """Column means and deviations of some vectors, (d,) float32 each; constant columns divide by one."""
 
     mean: npt.NDArray[np.float32]
     scale: npt.NDArray[np.float32]
 
     @classmethod
-    def fit(cls, *sources: Array) -> "Scaler":
-        """Measure the columns of one or several arrays, (n, d)."""
-        moments = Moments.of(Rows(sources))
+    def fit(cls, *sources: Array, prior: float = 0.0) -> "Scaler":
+        """Measure the columns of one or several arrays, (n, d); for `prior` see `classify.rows.Moments.of`."""
+        moments = Moments.of(Rows(sources), prior=prior)
         return cls(moments.mean[0].astype(np.float32), moments.scale[0].astype(np.float32))
+
+    @classmethod
+    def of_training(cls, *sources: Array) -> "Scaler":
+        """Measure what a head is trained on: of few pictures, deviations lean on those of all columns."""
+        return cls.fit(*sources, prior=_PRIOR)
 
     def transform(self, X: Array) -> Single:
         """Return X, (n, d), with zero mean and unit deviation of the training columns."""
@@ -130,7 +139,7 @@ def task_of(design: Design, class_weights: Floats | None, moments: Moments | Non
     if class_weights is not None:
         of_row = class_weights[y].astype(np.float32)[:, None]
         weights = of_row if masks is None else of_row * masks
-    return Task(rows, y, len(samples.classes), weights, moments or Moments.of(rows, masks))
+    return Task(rows, y, len(samples.classes), weights, moments or Moments.of(rows, masks, _PRIOR))
 
 
 def left_out(
@@ -141,7 +150,7 @@ def left_out(
     report: Callable[[int], None],
 ) -> list[Trial]:
     """Try ridge's penalties by leaving out each picture in turn, with its copies and views."""
-    scaler = Scaler.fit(samples.X, *samples.others)
+    scaler = Scaler.of_training(samples.X, *samples.others)
     X = np.concatenate([scaler.transform(view) for view in (samples.X, *samples.others)]).astype(np.float64)
     _, content = np.unique(samples.digests, return_inverse=True)
     views = 1 + len(samples.others)
@@ -187,14 +196,15 @@ def _along_path(
 
 
 def _measured(fit: Fit, moments: Moments, design: Design, block: int, kept: slice) -> Trial:
-    W, offset = fit.on_rows(moments)
     measured = design.val or design.samples
+    measured_rows, moments = Rows([measured.X], block).about(moments)
+    W, offset = fit.on_rows(moments)
     m, k = len(design.held_out), len(design.samples.classes)
     correct = np.empty(m, dtype=bool)
     steps = kept.step or 1
     scores = np.empty((-(-m // steps), k))
     done = 0  # of what is held out, whose rows ascend
-    for start, X in Rows([measured.X], block).blocks(W.shape[1]):
+    for start, X in measured_rows.blocks(W.shape[1]):
         here = slice(done, done + int(np.searchsorted(design.held_out[done:], start + len(X))))
         rows, folds = design.held_out[here] - start, design.fold_of[here]
         of_block = np.empty((len(rows), k))
@@ -209,24 +219,30 @@ def _measured(fit: Fit, moments: Moments, design: Design, block: int, kept: slic
 
 
 def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Callable[[int], None]) -> list[Trial]:
+    from joblib import Parallel, delayed
+
     n_classes = len(design.samples.classes)
     threads = min(os.cpu_count() or 1, 8) if heads[0].thread_safe else 1
-    scores = [np.empty((len(design.held_out), n_classes)) for _ in heads]
+    m, steps = len(design.held_out), kept.step or 1
+    correct = [np.empty(m, dtype=bool) for _ in heads]
+    scores = [np.empty((-(-m // steps), n_classes)) for _ in heads]
     measured = design.val or design.samples
     done = 0
     # candidates run beside each other, so BLAS must not start threads of its own for each
     with threadpool_limits(1, user_api="blas"):
         for fold in range(design.n_folds):
             X, y = design.samples.training(design.inside(fold))
-            scaler = Scaler.fit(X)
-            out = design.fold_of == fold
+            scaler = Scaler.of_training(X)
+            out = np.flatnonzero(design.fold_of == fold)
+            mine = np.flatnonzero(out % steps == 0)  # whose scores are kept
             X, X_out = scaler.transform(X), scaler.transform(measured.X[design.held_out[out]])
             jobs = (delayed(_fit_and_score)(head, X, y, X_out, n_classes) for head in heads)
             for i, found in enumerate(Parallel(n_jobs=threads, prefer="threads", return_as="generator")(jobs)):
-                scores[i][out] = found
+                correct[i][out] = found.argmax(axis=1) == design.truth[out]
+                scores[i][out[mine] // steps] = found[mine]
                 done += 1
                 report(done)
-    return [Trial(s.argmax(axis=1) == design.truth, s[kept], 0.0) for s in scores]
+    return [Trial(right, some, 0.0) for right, some in zip(correct, scores, strict=True)]
 
 
 def _fit_and_score(head: Head, X: Array, y: Array, X_out: Array, n_classes: int) -> Floats:

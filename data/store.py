@@ -78,6 +78,11 @@ class Samples(Shown):
         """The spec, where there is one feature; a `SpecError` where there are several."""
         return only(self.specs, f"the data of {self.dataset!r}")
 
+    @property
+    def held(self) -> int:
+        """Bytes of vectors that lie in memory, and not in the store."""
+        return sum(view.nbytes for view in (self.X, *self.others) if not isinstance(view, StoredVectors))
+
     def labelled(self) -> "Samples":
         """Return the pictures that have a label."""
         if (self.y >= 0).all():

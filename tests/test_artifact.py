@@ -90,7 +90,7 @@ def test_the_metadata_tell_all_about_the_training(tmp_path):
     info = load_head(tmp_path / "a").info
     assert info["format"] == 1
     assert info["kind"] == "lr"
-    solver = {"solver": "penult", "tol": 1e-4, "max_iter": 1000}
+    solver = {"solver": "penult", "tol": 1e-4, "max_iter": None}
     assert info["params"] == {"C": training.params["C"], **solver, "class_weight": None, "random_state": 4}
     assert info["classes"] == ["cat", "dog", "ému"]
     assert info["fingerprint"] == SPEC.fingerprint

@@ -138,6 +138,25 @@ def test_fit_scale_finds_the_lowest_log_loss_and_moves_no_decision(factor):
     assert ((scale * scores).argmax(axis=1) == scores.argmax(axis=1)).all()
 
 
+@pytest.mark.parametrize(("n", "k"), [(30, 2), (600, 5)])
+def test_fit_scale_is_at_the_optimum_to_the_last_digits(n, k):
+    scores, y, _ = held_out(n, k)
+    weights = np.random.default_rng(1).random(n)
+    for given in (None, weights):
+        scale = fit_scale(scores, y, given)
+        error = softmax(scale * scores) - np.eye(k)[y]
+        assert abs(np.average((error * scores).sum(axis=1), weights=given)) < 1e-10
+
+
+def test_fit_scale_stops_where_nothing_is_wrong_and_where_all_is():
+    y = np.arange(60) % 3
+    certain, upside_down = 1e-3 * np.eye(3)[y], -1e-3 * np.eye(3)[y]
+    assert log_loss(softmax(fit_scale(certain, y) * certain), y) < 1e-12
+    scale = fit_scale(upside_down, y)
+    assert scale > 0
+    assert log_loss(softmax(scale * upside_down), y) == pytest.approx(np.log(3), rel=2e-3)
+
+
 def test_fit_scale_bears_scores_that_say_nothing_or_everything():
     y = np.array([0, 1, 2])
     assert np.isfinite(softmax(fit_scale(np.zeros((3, 3)), y) * np.zeros((3, 3)))).all()

@@ -8,22 +8,9 @@ from classify.heads import HEADS
 from data.errors import HeadError
 
 every_kind = pytest.mark.parametrize("kind", HEADS)
-# The check compares two fits to 1e-7, and these are solved in float32 to a relative gap of 1e-4; scikit-learn lists its
-# own logistic regression and SVM likewise. `test_a_whole_weight_is_so_many_copies` asks for it at a tighter gap.
-_EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
-_SOLVED = {_EQUIVALENCE: "solved in float32 to a relative gap of 1e-4"}
-_EXPECTED = {
-    "LogisticHead": _SOLVED,
-    "SVMHead": _SOLVED,
-    "LDAHead": {_EQUIVALENCE: "its coefficients are kept in float32"},
-    "StackHead": {_EQUIVALENCE: "made of LogisticHead"},
-    "Head2ToeHead": {_EQUIVALENCE: "made of LogisticHead"},
-}
 
 
-@parametrize_with_checks(
-    [head() for head in HEADS.values()], expected_failed_checks=lambda head: _EXPECTED.get(type(head).__name__, {})
-)
+@parametrize_with_checks([head() for head in HEADS.values()])
 @pytest.mark.filterwarnings("ignore")  # the checks warn of their own inputs
 def test_scikit_learns_checks(estimator, check):
     check(estimator)

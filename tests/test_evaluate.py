@@ -14,11 +14,12 @@ from sklearn.metrics import (
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from classify.artifact import load_head, save_head
-from classify.evaluate import compare_pairs, evaluate
+from classify.evaluate import compare_pairs, evaluate, measure
 from classify.selection import train
 from data.errors import FingerprintMismatch, HeadError, StoreError
 from data.layout import block_image
 from data.publish import publish
+from data.reading import Located
 from data.spec import FeatureSpec
 from data.staging import new_run_id, stage_block
 from data.store import FeatureStore
@@ -332,3 +333,22 @@ def test_pairs_come_with_the_paired_bootstrap_of_the_other_scores(store, heads):
             assert found["difference"] == pytest.approx(want)
             assert found["ci95"][0] <= want <= found["ci95"][1]
             assert 0 < found["p_value"] <= found["p_holm"] <= 1
+
+
+def test_a_split_that_is_read_in_blocks_has_the_same_figures(folder):
+    store = write_store(folder / "many.h5", {"train": 60, "test": 5000}, first=20_000)
+    heads = [head_of(folder, store, f"{kind}.many", kind, tune="none") for kind in ("lr", "knn", "bayes", "mlp")]
+    at_once, in_blocks = (evaluate(heads, store, memory=memory).as_json() for memory in (1 << 31, 0))
+    assert at_once == in_blocks
+    samples = store.load("test")
+    assert np.array_equal(measure(heads[0], samples, CLASSES).probabilities, heads[0].predict_proba(samples.X))
+
+
+def test_heads_on_the_same_features_share_what_is_read(store, heads, monkeypatch):
+    read, plain = [], Located.read
+    monkeypatch.setattr(Located, "read", lambda self, which: (read.append(which), plain(self, which))[1])
+    for memory in (1 << 31, 0):
+        read.clear()
+        together = evaluate(heads, store, memory=memory)
+        assert len(read) == 1
+    assert [s.head for s in together.heads] == [s.head for s in evaluate(heads[::-1], store).heads]

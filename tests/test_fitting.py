@@ -7,6 +7,7 @@ from conftest import SPEC, digest_of, make_view, penult
 from PIL import Image
 
 from classify.artifact import load_head
+from classify.fitting import Fitting
 from classify.folds import Design
 from classify.heads import HEADS
 from classify.nested import nested
@@ -200,6 +201,15 @@ def test_calibration_is_told_before_and_after(folder):
     _, plain = fit(folder, "-o", "c.head", "--calibrate", "none", head="svm")
     assert load_head(folder / "c.head").head.scale_ == 1.0
     assert plain["calibration"]["before"] == plain["calibration"]["after"]
+
+
+def test_what_trains_and_what_chooses_share_the_half_of_the_memory_that_vectors_may_take(folder):
+    # 90 + 30 rows of 12 float32: 4,320 and 1,440 bytes
+    for memory, held in ((20_000, (4320, 1440)), (9_000, (4320, 0)), (8_000, (0, 1440)), (2_000, (0, 0))):
+        fitting = Fitting(str(folder / "f.h5"), tune="val", memory=memory)
+        fitting.open()
+        assert (fitting.samples.held, fitting.val.held) == held
+        assert sum(held) <= memory / 2
 
 
 def test_memory_changes_nothing_but_the_memory(folder):

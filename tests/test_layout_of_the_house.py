@@ -118,6 +118,41 @@ def test_fitting_and_measuring_import_no_torch_and_extracting_no_scikit_learn(pi
         assert done.returncode == 0, (absent, command, done.stderr)
 
 
+def test_linear_heads_are_fitted_and_measured_without_what_is_slow_to_import(pictures, tmp_path):
+    from conftest import TINY, penult
+
+    assert penult("extract", pictures, "-o", tmp_path / "f.h5", *TINY).returncode == 0
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from pipeline import main
+
+        def told(command):
+            slow = {"sklearn", "scipy.stats", "scipy.optimize", "pandas"} & set(sys.modules)
+            assert not slow, (command, slow)
+
+        kinds = ["lr", "svm", "ridge", "lda", "centroid"]
+        for command in [*(["fit", "f.h5", "--head", k, "-o", k] for k in kinds), ["eval", *kinds, "f.h5"]]:
+            assert main(command) == 0
+            told(command)
+
+        # what `predict` does once the network has made vectors of the pictures
+        from classify.artifact import load_head
+        from classify.report import print_predictions
+        from data.store import FeatureStore
+        from rich.console import Console
+
+        print_predictions(Console(), load_head(Path("lr")).predictions(["a"], FeatureStore("f.h5").load("test").X[:1]))
+        told("predict")"""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_file_of_ours_loads_a_pickle():
     for package in ALLOWED:
         for path in (ROOT / package).glob("*.py"):

@@ -72,7 +72,7 @@ def test_a_point_is_what_its_trainings_measure():
     assert point.deviation == pytest.approx(np.std(point.accuracies, ddof=1))
     low, high = point.interval
     alone = t_interval(point.accuracies)
-    assert low < alone[0] < point.mean < alone[1] < high  # repeats share pictures, so they say less
+    assert low < alone[0] < point.mean < min(alone[1], 1) <= high  # repeats share pictures, so they say less
 
 
 def test_more_shots_are_better_on_average():

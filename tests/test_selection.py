@@ -6,11 +6,11 @@ import pytest
 from conftest import SPEC, digest_of, make_view
 
 from classify.calibration import log_loss
-from classify.folds import stratified_folds
+from classify.folds import Design, stratified_folds
 from classify.head import softmax
 from classify.heads import HEADS
 from classify.selection import train
-from classify.trials import Scaler
+from classify.trials import Scaler, trials
 from data.errors import HeadError
 from data.layout import block_image
 from data.publish import publish
@@ -65,6 +65,45 @@ def test_constant_columns_become_zero(constant):
     scaler = Scaler.fit(X)
     assert scaler.scale[1] == 1
     np.testing.assert_allclose(scaler.transform(X)[:, 1], 0, atol=1e-6)
+
+
+def test_deviations_of_few_pictures_lean_on_those_of_all_columns():
+    X = np.array([[0.0, 0.0, 5.0], [1.0, 3.0, 5.0]], dtype=np.float32)
+    scaler = Scaler.of_training(X)
+    common = (0.25 + 2.25 + 0) / 3
+    expected = np.sqrt([(2 * 0.25 + 10 * common) / 12, (2 * 2.25 + 10 * common) / 12])
+    np.testing.assert_allclose(scaler.scale, [*expected, 1.0], rtol=1e-6)
+    many = np.random.default_rng(0).normal(size=(100_000, 2)) * [1, 2]
+    np.testing.assert_allclose(Scaler.of_training(many).scale, Scaler.fit(many).scale, rtol=2e-4)
+
+
+def test_one_picture_a_class_still_tells_which_columns_matter():
+    # classes differ in one wide column; the others are noise that two pictures would stretch to the same width
+    rng = np.random.default_rng(0)
+    right = []
+    for _ in range(20):
+        y = np.arange(42, dtype=np.int32) % 2
+        X = rng.normal(size=(42, 200)).astype(np.float32) * 0.3
+        X[:, 0] += 20 * y
+        samples = Samples(X[:2], y[:2], ["ant", "bee"], ["a", "b"], digests_of([0, 1]), SPEC, "toys", "train")
+        training = train("lr", samples, measure=False)
+        right.append((training.head.scores(training.scaler.transform(X[2:])).argmax(axis=1) == y[2:]).mean())
+    assert np.mean(right) > 0.95
+
+
+def test_scores_of_settings_are_kept_for_as_many_pictures_as_are_asked_for():
+    samples = samples_of([40, 50, 33], distance=0.4)
+    design = Design.cross_validation(samples, 5, 0)
+    heads = [HEADS["knn"](k=k) for k in (1, 3, 9)]
+    whole, some = (
+        trials(heads, design, None, kept=kept, block=1 << 20, report=lambda done: None)
+        for kept in (slice(None), slice(None, None, 7))
+    )
+    for a, b in zip(whole, some, strict=True):
+        assert b.scores.base is None  # or the rest would be held as well
+        np.testing.assert_array_equal(b.scores, a.scores[::7])
+        np.testing.assert_array_equal(b.correct, a.correct)
+        np.testing.assert_array_equal(a.correct, a.scores.argmax(axis=1) == design.truth)
 
 
 def test_small_columns_count_as_much_as_large_ones():
@@ -158,7 +197,7 @@ def test_each_candidate_is_scored_on_folds_its_scaler_and_head_never_saw(kind):
         right = 0
         for fold in range(5):
             inside, outside = folds != fold, folds == fold
-            scaler = Scaler.fit(samples.X[inside])
+            scaler = Scaler.of_training(samples.X[inside])
             head = HEADS[kind](**candidate.params, random_state=2)
             head.fit(scaler.transform(samples.X[inside]), samples.y[inside])
             right += int((head.predict(scaler.transform(samples.X[outside])) == samples.y[outside]).sum())
@@ -174,7 +213,7 @@ def test_the_best_candidate_wins_and_is_fitted_again_on_all(kind):
     best = max(training.candidates, key=lambda c: (c.accuracy, -c.log_loss))
     assert training.params == best.params
     assert training.cv_accuracy == best.accuracy
-    again = HEADS[kind](**best.params).fit(Scaler.fit(samples.X).transform(samples.X), samples.y)
+    again = HEADS[kind](**best.params).fit(Scaler.of_training(samples.X).transform(samples.X), samples.y)
     # a path folds the standardisation into the coefficients
     for a, b in zip(again.state().values(), training.head.state().values(), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
@@ -211,7 +250,7 @@ def test_the_test_split_cannot_change_the_head(tmp_path):
 def test_val_chooses_where_it_is_told_to():
     samples, val = samples_of([30, 30], distance=0.3), samples_of([40, 40], seed=1, distance=0.3, split="val")
     training = train("lr", samples, tune="val", val=val)
-    scaler = Scaler.fit(samples.X)
+    scaler = Scaler.of_training(samples.X)
     for candidate in training.candidates:
         head = HEADS["lr"](**candidate.params).fit(scaler.transform(samples.X), samples.y)
         assert candidate.accuracy == (head.predict(scaler.transform(val.X)) == val.y).mean()

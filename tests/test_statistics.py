@@ -5,13 +5,16 @@ import doctest
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, ttest_1samp
+from scipy.stats import t as student
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 import classify.statistics
 from classify.statistics import (
+    binomial_cdf,
     bootstrap,
     detectable_difference,
     holm,
+    largest_rejected,
     mcnemar_exact,
     mcnemar_power,
     paired_bootstrap,
@@ -50,6 +53,36 @@ def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ():
     assert mcnemar_exact(a, b) == pytest.approx(2 * (1 + 11 + 55) / 2048)
     assert mcnemar_exact(b, a) == mcnemar_exact(a, b)
     assert mcnemar_exact(a, a) == 1.0
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-4, 0.1, 0.5, 0.97, 1.0])
+def test_the_binomial_distribution_equals_scipy(p):
+    rng = np.random.default_rng(0)
+    n = rng.integers(0, 5000, size=5000)
+    k = np.where(rng.random(5000) < 0.5, rng.integers(-2, 5003, size=5000), np.round(n * p))
+    np.testing.assert_allclose(binomial_cdf(k, n, p), binom.cdf(k, n, p), rtol=1e-11, atol=1e-300)
+
+
+def test_mcnemar_equals_scipys_binomial_test():
+    for a, b in [(0, 1), (1, 1), (3, 4), (0, 40), (17, 40), (200, 260), (1000, 1000)]:
+        differ = np.array([True] * a + [False] * b)
+        assert mcnemar_exact(differ, ~differ) == pytest.approx(binomtest(a, a + b).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.2, 1e-6])
+def test_the_counts_that_are_rejected_are_those_of_scipys_binomial_test(alpha):
+    d = np.concatenate([np.arange(400), [9_999, 123_456]])
+    want = binom.ppf(alpha / 2, d, 0.5)
+    want = np.where(2 * binom.cdf(want, d, 0.5) <= alpha, want, want - 1)
+    assert np.array_equal(largest_rejected(d, alpha), want)
+
+
+@pytest.mark.parametrize("r", [2, 3, 10, 100])
+def test_the_t_interval_has_students_quantile(r):
+    values = np.arange(r, dtype=float)
+    low, high = t_interval(values)
+    want = 2 * student.ppf(0.975, r - 1) * values.std(ddof=1) / np.sqrt(r)
+    assert high - low == pytest.approx(want, rel=1e-12)
 
 
 def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls():

@@ -1,10 +1,24 @@
-"""A linear probe as plain arrays, for whoever starts a network's last layer from it."""
+"""A linear head as plain weight and bias on raw vectors, for whoever starts a network's last layer from it."""
 
-from classify.artifact import fold
+import numpy as np
+
 from classify.head import Floats, LinearHead
 from classify.selection import train
+from classify.trials import Scaler
 from data.errors import HeadError
 from data.store import Samples
+
+
+def fold(head: LinearHead, scaler: Scaler) -> tuple[Floats, Floats]:
+    """Return weight (k, d) and bias (k,), float64, of a linear head with its scaler and its calibration folded in."""
+    coef, intercept = head.coef_.astype(np.float64), head.intercept_
+    if len(coef) == 1:
+        coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+    if np.ndim(head.scale_):
+        coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
+    factor = np.asarray(head.scale_)
+    weight = factor[..., None] * coef / scaler.scale
+    return weight, factor * intercept + head.bias_ - weight @ scaler.mean.astype(np.float64)
 
 
 def fit_probe(samples: Samples, seed: int = 0) -> tuple[Floats, Floats]:
