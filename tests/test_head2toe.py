@@ -83,7 +83,7 @@ def test_all_columns_kept_is_logistic_regression():
     X, y = hidden()
     head = Head2ToeHead(fraction=1.0, C=0.1).fit(X, y)
     assert head.kept_.tolist() == list(range(60))
-    np.testing.assert_allclose(head.coef_, LogisticHead(C=0.1).fit(X, y).coef_, atol=1e-5)
+    np.testing.assert_allclose(head.coef_, LogisticHead(C=0.1).fit(X, y).coef_, atol=5e-3)
 
 
 def test_balance_gives_a_narrow_feature_the_say_of_a_wide_one():
