@@ -59,8 +59,10 @@ class Entry:
         Of a picture, from its vector: the fastest of three passes over the measured split.
     head_bytes, feature_bytes : int
         Of the head's file, and of the stored vector of a picture.
+    extract_milliseconds : float or None
+        What it took to compute the features of a picture, as their provenance says; None where it does not.
     engines : list of str
-        What computed the features, as their provenance says.
+        What computed them, likewise.
     file : str
         Where the head was written; empty if it was not.
     scores : Scores
@@ -81,6 +83,7 @@ class Entry:
     predict_microseconds: float
     head_bytes: int
     feature_bytes: int
+    extract_milliseconds: float | None
     engines: list[str]
     file: str
     scores: Scores
@@ -411,6 +414,7 @@ def _entry(scores: Scores, fitted: _Fitted, tie: bool) -> Entry:
         predict_microseconds=1e6 * fitted.seconds_a_picture,
         head_bytes=fitted.head_bytes,
         feature_bytes=info.dim * np.dtype(info.dtype).itemsize,
+        extract_milliseconds=info.extract_milliseconds,
         engines=sorted({run["engine"] for run in info.provenance if "engine" in run}),
         file=fitted.file,
         scores=scores,

@@ -40,7 +40,8 @@ def write(path, specs, *, sizes=SIZES, name="toys", first=0, order=None, only=No
     )
     for i, spec in enumerate(specs):
         X = ((0.5 + i) * CENTRES[targets] + noise).astype(np.float32)[rows]
-        features = {"spec": spec, "provenance": [{"run": "r", "engine": "onnx/cpu"}], "requests": [], "rows": n}
+        run = {"run": "r", "engine": "onnx/cpu", **({"seconds": 3.0, "pictures": n} if i else {})}
+        features = {"spec": spec, "provenance": [run], "requests": [], "rows": n}
         slabs = [(digests[rows], X)]
         stage_block(path, new_run_id(), i, block_image({**features, "dim": 6, "dtype": X.dtype, "slabs": slabs}, view))
     publish(path, view, commands={spec.fingerprint: {"backbone": "test_resnet"} for spec in specs})
@@ -76,6 +77,8 @@ def test_every_head_is_measured_on_every_feature_and_the_best_comes_first(rankin
         assert entry.predict_microseconds > 0
         assert entry.head_bytes > 200
         assert (entry.feature_bytes, entry.n_train, entry.engines) == (24, 60, ["onnx/cpu"])
+        # the store does not say it of the first, as one of before
+        assert entry.extract_milliseconds == (20.0 if entry.features == DEEP.title else None)
 
 
 def test_the_figures_are_those_of_fit_and_eval(folder, store):
