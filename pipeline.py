@@ -387,6 +387,7 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.extrapolate import extrapolate
     from classify.protocols import CURVE_REPEATS, SHOTS_REPEATS, few_shots, learning_curve
     from classify.protocols_report import draw_curve, draw_shots, print_curve, print_shots
+    from data.splits import measured_split
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
 
@@ -403,8 +404,7 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
     samples = store.load(
         arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
     )
-    splits = store.splits(samples.dataset)
-    on = arguments.on or ("test" if "test" in splits or "val" not in splits else "val")
+    on = arguments.on or measured_split(store.splits(samples.dataset))
     measured = store.load(on, dataset=samples.dataset, spec=samples.specs)
     options: dict[str, Any] = {
         "tune": arguments.tune,

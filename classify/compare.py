@@ -10,31 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from classify.artifact import TrainedHead, load_head, save_head
+from classify.artifact import TrainedHead, load_head, save_head, training_identity
 from classify.evaluate import Measured, Pair, Scores, compare_pairs, copies_note, measure, rank
 from classify.head import Array
 from classify.heads import HEADS
 from classify.selection import train
+from classify.sources import Source, find_sources, in_order_of_content, told_apart
 from classify.statistics import ALPHA, Separation, separation, winners_optimism
 from classify.training import Training
-from data.errors import HeadError, StoreError
-from data.store import FeatureInfo, FeatureStore, Samples
+from data.errors import HeadError
+from data.splits import measured_split
+from data.store import FeatureStore, Samples
 
 _TIMINGS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One kind of features of one image set in one store."""
-
-    store: FeatureStore
-    dataset: str
-    info: FeatureInfo
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells it apart within an image set."""
-        return self.info.spec.fingerprint, str(self.store.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,23 +197,23 @@ def compare(
     """
     sources = find_sources(stores, features, dataset)
     report = on_progress or (lambda done, total: None)
-    groups: dict[tuple[str, str, bytes], list[_Fitted]] = {}
-    notes: dict[tuple[str, str, bytes], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[_Fitted]] = {}
+    notes: dict[tuple[str, str, str], list[str]] = {}
     remarks: list[tuple[str, str]] = []  # image set and note
-    seen: set[tuple[str, str, bytes]] = set()
+    seen: set[tuple[str, str, str]] = set()
     done, total = 0, len(sources) * len(kinds)
     with _folder(save) as folder:
         for source in sources:
-            place = measured_split(source, on)
+            place = on or measured_split(source.store.splits(source.dataset))
             training = source.store.load(split, dataset=source.dataset, spec=source.info.spec).labelled()
-            learnt = (source.dataset, source.info.spec.fingerprint, _identity(_in_order_of_content(training)))
+            learnt = (source.dataset, source.info.spec.fingerprint, training_identity(in_order_of_content(training)))
             if learnt in seen:
                 done += len(kinds)
                 remarks.append((source.dataset, f"{source.store.path} holds the same {source.info.spec.title} again"))
                 continue
             seen.add(learnt)
             val = source.store.load("val", dataset=source.dataset, spec=source.info.spec) if tune == "val" else None
-            key: tuple[str, str, bytes] | None = None
+            key: tuple[str, str, str] | None = None
             for kind in kinds:
                 try:
                     trained = train(kind, training, tune=tune, val=val, seed=seed)
@@ -235,10 +223,10 @@ def compare(
                 finally:
                     done += 1
                     report(done, total)
-                file = folder / f"{source.dataset}-{kind}-{_slug(source)}.head"
+                file = folder / f"{source.dataset}-{kind}-{source.slug}.head"
                 head = _written(file, trained, training, source)
-                samples = _in_order_of_content(head.samples(source.store, place, source.dataset))
-                key = (source.dataset, place, _identity(samples))
+                samples = in_order_of_content(head.samples(source.store, place, source.dataset))
+                key = (source.dataset, place, training_identity(samples))
                 classes = groups[key][0].measured.classes if key in groups else head.classes
                 fitted = _Fitted(
                     source=source,
@@ -261,60 +249,6 @@ def compare(
     return [_ranking(key[0], key[1], fitted, notes[key], seed) for key, fitted in groups.items()]
 
 
-def find_sources(
-    stores: Sequence[FeatureStore], wanted: Sequence[str] = (), dataset: str | None = None
-) -> list[Source]:
-    """Return the features of every image set that cover it; see `compare`.
-
-    Raises
-    ------
-    StoreError
-        If there are none, or a name in `wanted` fits none.
-    """
-    found: list[Source] = []
-    for store in stores:
-        infos = store.features()
-        held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
-        for name, view in store.views().items():
-            if dataset in (None, name):
-                covering = [i for fp, i in infos.items() if np.isin(view.digests, held[fp]).all()]
-                found += [Source(store, name, info) for info in covering]
-    where = ", ".join(str(store.path) for store in stores)
-    if not found:
-        sets = ", ".join(sorted({name for store in stores for name in store.views()})) or "none"
-        named = f"the image set {dataset!r}" if dataset is not None else "any image set"
-        raise StoreError(f"{where} holds no features of every picture of {named}; image sets: {sets}")
-    for name in wanted:
-        if not any(_is_called(source.info, name) for source in found):
-            titles = "; ".join(dict.fromkeys(f"{s.info.spec.title} ({s.info.spec.fingerprint[:12]})" for s in found))
-            raise StoreError(f"{where} holds no features {name!r}, only {titles}: name some of these with --features")
-    if wanted:
-        return [source for source in found if any(_is_called(source.info, name) for name in wanted)]
-    # of several views of one thing the centre stands for it
-    keys = {(source.dataset, *source.key) for source in found}
-    return [s for s in found if not (_centre(s) != s.key and (s.dataset, *_centre(s)) in keys)]
-
-
-def _centre(source: Source) -> tuple[str, str]:
-    spec = dataclasses.replace(source.info.spec, view="center")
-    return spec.fingerprint, str(source.store.path)
-
-
-def _is_called(info: FeatureInfo, name: str) -> bool:
-    spec = info.spec
-    names = (spec.backbone, spec.backbone.split("/")[-1], spec.title, spec.layer)
-    asked = (request.get("backbone") for request in info.requests)
-    return spec.fingerprint.startswith(name) or name in names or name in asked
-
-
-def measured_split(source: Source, on: str | None) -> str:
-    """Return the split to measure on: the one named, or test, or val where there is no test."""
-    if on is not None:
-        return on
-    splits = source.store.splits(source.dataset)
-    return "test" if "test" in splits or "val" not in splits else "val"
-
-
 @contextlib.contextmanager
 def _folder(save: Path | None) -> Iterator[Path]:
     if save is None:
@@ -327,28 +261,9 @@ def _folder(save: Path | None) -> Iterator[Path]:
 
 def _written(file: Path, trained: Training, samples: Samples, source: Source) -> TrainedHead:
     """Write a head and read it back: what is measured is what a user would have."""
-    info = source.info
-    weights_file = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
-    request = info.requests[0] if info.requests else {}
-    save_head(file, trained, samples, request=request, weights_file=weights_file)
+    known = source.info.source
+    save_head(file, trained, samples, request=known.request, weights_file=known.weights_file)
     return load_head(file)
-
-
-def _slug(source: Source) -> str:
-    title = source.info.spec.title.split("/", 1)[-1]
-    clean = "".join(c if c.isalnum() or c in "._" else "-" for c in title)
-    return f"{clean}-{source.info.spec.fingerprint[:8]}-{source.store.path.stem}"
-
-
-def _in_order_of_content(samples: Samples) -> Samples:
-    """Return the pictures in an order that does not depend on the store."""
-    names = np.array(samples.classes)[samples.y]
-    return samples.take(np.lexsort((names, samples.digests)))
-
-
-def _identity(samples: Samples) -> bytes:
-    names = np.array(samples.classes)[samples.y].tolist()
-    return repr(list(zip(samples.digests.tolist(), names, strict=True))).encode()
 
 
 def _predict_seconds(head: TrainedHead, X: Array) -> float:
@@ -361,7 +276,8 @@ def _predict_seconds(head: TrainedHead, X: Array) -> float:
 
 
 def _ranking(dataset: str, split: str, fitted: list[_Fitted], notes: list[str], seed: int) -> Ranking:
-    names = _names(fitted)
+    titles = told_apart([f.source for f in fitted])
+    names = [f"{f.training.kind} on {title}" for f, title in zip(fitted, titles, strict=True)]
     by_name = dict(zip(names, fitted, strict=True))
     renamed = [
         dataclasses.replace(f.measured, head=dataclasses.replace(f.head, name=name)) for name, f in by_name.items()
@@ -386,17 +302,6 @@ def _ranking(dataset: str, split: str, fitted: list[_Fitted], notes: list[str], 
         ),
         notes=[*notes, *common],
     )
-
-
-def _names(fitted: list[_Fitted]) -> list[str]:
-    """Return what tables call the heads: kind and features, and as much more as tells them apart."""
-    titles = [f.source.info.spec.title.split("/", 1)[-1] for f in fitted]
-    for more in ([f.source.info.spec.fingerprint[:8] for f in fitted], [str(f.source.store.path) for f in fitted]):
-        of_title: dict[str, set[str]] = {}
-        for title, detail in zip(titles, more, strict=True):
-            of_title.setdefault(title, set()).add(detail)
-        titles = [f"{t} ({m})" if len(of_title[t]) > 1 else t for t, m in zip(titles, more, strict=True)]
-    return [f"{f.training.kind} on {title}" for f, title in zip(fitted, titles, strict=True)]
 
 
 def _entry(scores: Scores, fitted: _Fitted, tie: bool) -> Entry:

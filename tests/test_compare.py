@@ -9,9 +9,10 @@ from conftest import SPEC, digest_of, make_view, penult
 from PIL import Image
 
 from classify.artifact import load_head
-from classify.compare import compare, find_sources
+from classify.compare import compare
 from classify.compare_report import conclusions
 from classify.evaluate import evaluate
+from classify.sources import find_sources
 from data.errors import HeadError, StoreError
 from data.layout import block_image
 from data.publish import publish
