@@ -204,6 +204,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test)")
     add("--tune", default="cv", choices=_TUNE, help="as for fit (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the folds, the heads and the bootstrap (default: %(default)s)")
+    add("--memory", type=_bytes, metavar="SIZE", help="such as 2GB: features that take more are read in chunks, and "
+        "heads that cannot are left out")
     add("--save", metavar="FOLDER", help="write the heads there")
     add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
 
@@ -495,6 +497,7 @@ def run_compare(arguments: argparse.Namespace, console: "Console") -> Result:
             tune=arguments.tune,
             seed=arguments.seed,
             save=Path(arguments.save) if arguments.save else None,
+            memory=arguments.memory,
             on_progress=display.update,
         )
     for i, ranking in enumerate(rankings):

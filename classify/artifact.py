@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from classify.head import Array, Floats, Head
 from classify.heads import HEADS
+from classify.rows import Rows
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
@@ -71,8 +72,17 @@ class TrainedHead:
         """The spec, where there is one feature; a `SpecError` where there are several."""
         return only(self.specs, f"head {self.name}")
 
-    def samples(self, store: FeatureStore, split: str | None, dataset: str | None = None) -> Samples:
+    def samples(
+        self, store: FeatureStore, split: str | None, dataset: str | None = None, memory: int | None = None
+    ) -> Samples:
         """Return the labelled pictures of a split with the features that this head reads.
+
+        Parameters
+        ----------
+        store : FeatureStore
+            What has them.
+        split, dataset, memory
+            As for `FeatureStore.load`.
 
         Raises
         ------
@@ -81,11 +91,17 @@ class TrainedHead:
         StoreError
             If the image set or the split is not there.
         """
-        return store.load(split, dataset=dataset, spec=self.specs, wants=f"head {self.name}").labelled()
+        wants = f"head {self.name}"
+        return store.load(split, dataset=dataset, spec=self.specs, wants=wants, memory=memory).labelled()
 
     def predict_proba(self, X: Array) -> Floats:
-        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""
-        return self.head.predict_proba(self.scaler.transform(X))
+        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs.
+
+        Rows are taken, and where they lie in a store read, block by block.
+        """
+        blocks = Rows([X]).blocks()
+        found = [self.head.predict_proba(self.scaler.transform(block)) for _, block in blocks]
+        return np.concatenate(found) if found else self.head.predict_proba(self.scaler.transform(X))
 
     def predictions(self, paths: list[str], X: Array) -> list[dict[str, Any]]:
         """Return path, label, its probability and those of all classes, for vectors (n, d) of some pictures."""

@@ -209,3 +209,13 @@ def test_wrong_usage_of_the_command_exits_2(folder):
     for arguments in (["f.h5", "--heads", "tree"], ["f.h5", "--png", "r.jpg"], []):
         assert penult("compare", *arguments, cwd=folder).returncode == 2
     assert "no.h5 does not exist" in penult("compare", "no.h5", cwd=folder).stderr
+
+
+def test_little_memory_reads_in_blocks_and_leaves_out_heads_that_cannot(store, ranking):
+    (small,) = compare([store], ["lr", "centroid"], memory=1000)
+    assert {e.kind for e in small.entries} == {"lr"}
+    assert sum("not fitted: centroid" in note and "1.0 kB" in note for note in small.notes) == 2
+    whole = {e.features: e.scores for e in ranking.entries if e.kind == "lr"}
+    for entry in small.entries:
+        np.testing.assert_array_equal(entry.scores.correct, whole[entry.features].correct)
+        assert entry.scores.log_loss == pytest.approx(whole[entry.features].log_loss, abs=1e-4)
