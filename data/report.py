@@ -112,8 +112,8 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
             "run `extract` again to publish them"
         )
     table = Table(box=None, pad_edge=False, header_style="bold", title="\nfeatures", title_justify="left")
-    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "a picture", "computed by", "fingerprint"):
-        table.add_column(column, justify="right" if column in ("dim", "pictures", "a picture") else "left")
+    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "extract", "computed by", "fingerprint"):
+        table.add_column(column, justify="right" if column in ("dim", "pictures", "extract") else "left")
     for f in result["features"]:
         spec = f["spec"]
         engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
