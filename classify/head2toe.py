@@ -120,6 +120,7 @@ class Head2ToeHead(SharingHead):
     def _check(self) -> None:
         if not 0 < self.fraction <= 1:
             raise HeadError(f"head2toe keeps a fraction above 0 and up to 1 of the columns, got {self.fraction}")
+        LogisticHead(C=self.C).check()
 
     def _kept(self, ranking: Columns, n_classes: int) -> Columns:
         return np.sort(ranking[: max(n_classes, round(self.fraction * len(ranking)))])

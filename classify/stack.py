@@ -83,6 +83,8 @@ class StackHead(Head):
             raise HeadError(f"stack has no base {self.base!r}: choose one of {', '.join(BASES)}")
         if self.how not in HOW:
             raise HeadError(f"stack knows no way {self.how!r}: choose one of {', '.join(HOW)}")
+        if self.C is not None:
+            LogisticHead(C=self.C).check()
         fold = inner_folds(X, y, self.folds, self.views, self.random_state)
         widths = check_widths(self.widths, X.shape[1], "stack")
         k, b = len(self.classes_), len(widths)
