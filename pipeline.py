@@ -215,6 +215,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test)")
     add("--tune", default="cv", choices=_TUNE, help="as for fit (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the folds, the heads and the bootstrap (default: %(default)s)")
+    add("--memory", type=_bytes, metavar="SIZE", help="such as 2GB: features that take more are read in chunks, and "
+        "heads that cannot are left out")
     add("--save", metavar="FOLDER", help="write the heads there")
     add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
 
@@ -463,6 +465,7 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.extrapolate import extrapolate
     from classify.protocols import CURVE_REPEATS, SHOTS_REPEATS, few_shots, learning_curve
     from classify.protocols_report import draw_curve, draw_shots, print_curve, print_shots
+    from data.splits import measured_split
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
 
@@ -479,8 +482,7 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
     samples = store.load(
         arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
     )
-    splits = store.splits(samples.dataset)
-    on = arguments.on or ("test" if "test" in splits or "val" not in splits else "val")
+    on = arguments.on or measured_split(store.splits(samples.dataset))
     measured = store.load(on, dataset=samples.dataset, spec=samples.specs)
     options: dict[str, Any] = {
         "tune": arguments.tune,
@@ -533,11 +535,13 @@ def _extract_of_checkpoints(
     heads: "list[TrainedHead]", store: "FeatureStore", arguments: argparse.Namespace, console: "Console"
 ) -> None:
     """Add to a store what fine-tuned networks among the heads give for the pictures of a split."""
+    from data.splits import measured_split
+
     held = store.features()
     for head in heads:
         if head.kind != "finetuned":
             continue
-        split = arguments.split or store.measured_split(arguments.dataset)
+        split = arguments.split or measured_split(store.splits(arguments.dataset))
         view = store.view(arguments.dataset).of_split(split)
         lacking = set(view.digests.tolist())
         if head.spec.fingerprint in held:
@@ -595,6 +599,7 @@ def run_compare(arguments: argparse.Namespace, console: "Console") -> Result:
             tune=arguments.tune,
             seed=arguments.seed,
             save=Path(arguments.save) if arguments.save else None,
+            memory=arguments.memory,
             on_progress=display.update,
         )
     for i, ranking in enumerate(rankings):

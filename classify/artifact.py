@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from classify.folding import fold
 from classify.head import Array, Floats, Head, LinearHead, Vectors
 from classify.heads import HEADS
+from classify.rows import Rows
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
@@ -79,7 +80,12 @@ class TrainedHead:
     ) -> Samples:
         """Return the labelled pictures of a split with the features that this head reads.
 
-        Vectors that take more than half of `memory`, in bytes, stay in the store.
+        Parameters
+        ----------
+        store : FeatureStore
+            What has them.
+        split, dataset, memory
+            As for `FeatureStore.load`.
 
         Raises
         ------
@@ -92,8 +98,13 @@ class TrainedHead:
         return store.load(split, dataset=dataset, spec=self.specs, wants=wants, memory=memory).labelled()
 
     def predict_proba(self, X: Array) -> Floats:
-        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs."""
-        return self.head.predict_proba(self.scaler.transform(X))
+        """Return the probability of each class, (n, k) float64, for vectors (n, d) of this head's specs.
+
+        Rows are taken, and where they lie in a store read, block by block.
+        """
+        blocks = Rows([X]).blocks()
+        found = [self.head.predict_proba(self.scaler.transform(block)) for _, block in blocks]
+        return np.concatenate(found) if found else self.head.predict_proba(self.scaler.transform(X))
 
     def linear(self) -> tuple[Floats, Floats]:
         """Return weight (k, d) and bias (k,) whose scores on raw vectors have this head's probabilities as softmax.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,31 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from classify.artifact import TrainedHead, load_head, save_head
+from classify.artifact import TrainedHead, load_head, save_head, training_identity
 from classify.evaluate import Measured, Pair, Scores, compare_pairs, copies_note, measure, rank
 from classify.head import Array
 from classify.heads import HEADS
+from classify.rows import Rows
 from classify.selection import train
+from classify.sources import Source, find_sources, in_order_of_content, told_apart
 from classify.statistics import ALPHA, Separation, separation, winners_optimism
 from classify.training import Training
-from data.errors import HeadError, StoreError
-from data.store import FeatureInfo, FeatureStore, Samples
+from data.errors import HeadError
+from data.splits import measured_split
+from data.store import FeatureStore, Samples
 
 _TIMINGS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One kind of features of one image set in one store."""
-
-    store: FeatureStore
-    dataset: str
-    info: FeatureInfo
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What tells it apart within an image set."""
-        return self.info.spec.fingerprint, str(self.store.path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +46,14 @@ class Entry:
     fit_seconds : float
         Choice and fit together.
     predict_microseconds : float
-        Of a picture, from its vector: the fastest of three passes over the measured split.
+        Of a picture, from its vector: the fastest of three passes over the measured split, or of a large one's first
+        block.
     head_bytes, feature_bytes : int
         Of the head's file, and of the stored vector of a picture.
+    extract_milliseconds : float or None
+        What it took to compute the features of a picture, as their provenance says; None where it does not.
     engines : list of str
-        What computed the features, as their provenance says.
+        What computed them, likewise.
     file : str
         Where the head was written; empty if it was not.
     scores : Scores
@@ -81,6 +74,7 @@ class Entry:
     predict_microseconds: float
     head_bytes: int
     feature_bytes: int
+    extract_milliseconds: float | None
     engines: list[str]
     file: str
     scores: Scores
@@ -165,6 +159,7 @@ def compare(
     tune: str = "cv",
     seed: int = 0,
     save: Path | None = None,
+    memory: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Ranking]:
     """Fit heads on features and rank them, image set by image set.
@@ -190,6 +185,8 @@ def compare(
         Of the folds, the heads and the bootstrap.
     save : Path, optional
         Folder for the heads.
+    memory : int, optional
+        Bytes that may be used: features that take more are read in blocks, and heads that cannot are left out.
     on_progress : callable, optional
         Called with the number of heads done and in all.
 
@@ -206,36 +203,37 @@ def compare(
     """
     sources = find_sources(stores, features, dataset)
     report = on_progress or (lambda done, total: None)
-    groups: dict[tuple[str, str, bytes], list[_Fitted]] = {}
-    notes: dict[tuple[str, str, bytes], list[str]] = {}
+    groups: dict[tuple[str, str, str], list[_Fitted]] = {}
+    notes: dict[tuple[str, str, str], list[str]] = {}
     remarks: list[tuple[str, str]] = []  # image set and note
-    seen: set[tuple[str, str, bytes]] = set()
+    seen: set[tuple[str, str, str]] = set()
     done, total = 0, len(sources) * len(kinds)
     with _folder(save) as folder:
         for source in sources:
-            place = measured_split(source, on)
-            training = source.store.load(split, dataset=source.dataset, spec=source.info.spec).labelled()
-            learnt = (source.dataset, source.info.spec.fingerprint, _identity(_in_order_of_content(training)))
+            place = on or measured_split(source.store.splits(source.dataset))
+            load = functools.partial(source.store.load, dataset=source.dataset, spec=source.info.spec, memory=memory)
+            training = load(split).labelled()
+            learnt = (source.dataset, source.info.spec.fingerprint, training_identity(in_order_of_content(training)))
             if learnt in seen:
                 done += len(kinds)
                 remarks.append((source.dataset, f"{source.store.path} holds the same {source.info.spec.title} again"))
                 continue
             seen.add(learnt)
-            val = source.store.load("val", dataset=source.dataset, spec=source.info.spec) if tune == "val" else None
-            key: tuple[str, str, bytes] | None = None
+            val = load("val") if tune == "val" else None
+            key: tuple[str, str, str] | None = None
             for kind in kinds:
                 try:
-                    trained = train(kind, training, tune=tune, val=val, seed=seed)
+                    trained = train(kind, training, tune=tune, val=val, seed=seed, memory=memory)
                 except HeadError as error:
                     remarks.append((source.dataset, f"not fitted: {kind} on {source.info.spec.title}: {error}"))
                     continue
                 finally:
                     done += 1
                     report(done, total)
-                file = folder / f"{source.dataset}-{kind}-{_slug(source)}.head"
+                file = folder / f"{source.dataset}-{kind}-{source.slug}.head"
                 head = _written(file, trained, training, source)
-                samples = _in_order_of_content(head.samples(source.store, place, source.dataset))
-                key = (source.dataset, place, _identity(samples))
+                samples = in_order_of_content(head.samples(source.store, place, source.dataset, memory))
+                key = (source.dataset, place, training_identity(samples))
                 classes = groups[key][0].measured.classes if key in groups else head.classes
                 fitted = _Fitted(
                     source=source,
@@ -244,7 +242,7 @@ def compare(
                     head=head,
                     head_bytes=file.stat().st_size,
                     file=str(file) if save else "",
-                    seconds_a_picture=_predict_seconds(head, samples.X) / len(samples),
+                    seconds_a_picture=_seconds_a_picture(head, samples.X),
                     measured=measure(head, samples, classes),
                 )
                 groups.setdefault(key, []).append(fitted)
@@ -256,60 +254,6 @@ def compare(
     for key in groups:
         notes[key] += [note for dataset, note in remarks if dataset == key[0]]
     return [_ranking(key[0], key[1], fitted, notes[key], seed) for key, fitted in groups.items()]
-
-
-def find_sources(
-    stores: Sequence[FeatureStore], wanted: Sequence[str] = (), dataset: str | None = None
-) -> list[Source]:
-    """Return the features of every image set that cover it; see `compare`.
-
-    Raises
-    ------
-    StoreError
-        If there are none, or a name in `wanted` fits none.
-    """
-    found: list[Source] = []
-    for store in stores:
-        infos = store.features()
-        held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
-        for name, view in store.views().items():
-            if dataset in (None, name):
-                covering = [i for fp, i in infos.items() if np.isin(view.digests, held[fp]).all()]
-                found += [Source(store, name, info) for info in covering]
-    where = ", ".join(str(store.path) for store in stores)
-    if not found:
-        sets = ", ".join(sorted({name for store in stores for name in store.views()})) or "none"
-        named = f"the image set {dataset!r}" if dataset is not None else "any image set"
-        raise StoreError(f"{where} holds no features of every picture of {named}; image sets: {sets}")
-    for name in wanted:
-        if not any(_is_called(source.info, name) for source in found):
-            titles = "; ".join(dict.fromkeys(f"{s.info.spec.title} ({s.info.spec.fingerprint[:12]})" for s in found))
-            raise StoreError(f"{where} holds no features {name!r}, only {titles}: name some of these with --features")
-    if wanted:
-        return [source for source in found if any(_is_called(source.info, name) for name in wanted)]
-    # of several views of one thing the centre stands for it
-    keys = {(source.dataset, *source.key) for source in found}
-    return [s for s in found if not (_centre(s) != s.key and (s.dataset, *_centre(s)) in keys)]
-
-
-def _centre(source: Source) -> tuple[str, str]:
-    spec = dataclasses.replace(source.info.spec, view="center")
-    return spec.fingerprint, str(source.store.path)
-
-
-def _is_called(info: FeatureInfo, name: str) -> bool:
-    spec = info.spec
-    names = (spec.backbone, spec.backbone.split("/")[-1], spec.title, spec.layer)
-    asked = (request.get("backbone") for request in info.requests)
-    return spec.fingerprint.startswith(name) or name in names or name in asked
-
-
-def measured_split(source: Source, on: str | None) -> str:
-    """Return the split to measure on: the one named, or test, or val where there is no test."""
-    if on is not None:
-        return on
-    splits = source.store.splits(source.dataset)
-    return "test" if "test" in splits or "val" not in splits else "val"
 
 
 @contextlib.contextmanager
@@ -324,41 +268,24 @@ def _folder(save: Path | None) -> Iterator[Path]:
 
 def _written(file: Path, trained: Training, samples: Samples, source: Source) -> TrainedHead:
     """Write a head and read it back: what is measured is what a user would have."""
-    info = source.info
-    weights_file = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
-    request = info.requests[0] if info.requests else {}
-    save_head(file, trained, samples, request=request, weights_file=weights_file)
+    known = source.info.source
+    save_head(file, trained, samples, request=known.request, weights_file=known.weights_file)
     return load_head(file)
 
 
-def _slug(source: Source) -> str:
-    title = source.info.spec.title.split("/", 1)[-1]
-    clean = "".join(c if c.isalnum() or c in "._" else "-" for c in title)
-    return f"{clean}-{source.info.spec.fingerprint[:8]}-{source.store.path.stem}"
-
-
-def _in_order_of_content(samples: Samples) -> Samples:
-    """Return the pictures in an order that does not depend on the store."""
-    names = np.array(samples.classes)[samples.y]
-    return samples.take(np.lexsort((names, samples.digests)))
-
-
-def _identity(samples: Samples) -> bytes:
-    names = np.array(samples.classes)[samples.y].tolist()
-    return repr(list(zip(samples.digests.tolist(), names, strict=True))).encode()
-
-
-def _predict_seconds(head: TrainedHead, X: Array) -> float:
+def _seconds_a_picture(head: TrainedHead, X: Array) -> float:
     times = []
+    _, some = next(Rows([X]).blocks())  # in memory: reading is no cost of a head
     for _ in range(_TIMINGS):
         start = time.perf_counter()
-        head.predict_proba(X)
+        head.predict_proba(some)
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times) / len(some)
 
 
 def _ranking(dataset: str, split: str, fitted: list[_Fitted], notes: list[str], seed: int) -> Ranking:
-    names = _names(fitted)
+    titles = told_apart([f.source for f in fitted])
+    names = [f"{f.training.kind} on {title}" for f, title in zip(fitted, titles, strict=True)]
     by_name = dict(zip(names, fitted, strict=True))
     renamed = [
         dataclasses.replace(f.measured, head=dataclasses.replace(f.head, name=name)) for name, f in by_name.items()
@@ -385,17 +312,6 @@ def _ranking(dataset: str, split: str, fitted: list[_Fitted], notes: list[str], 
     )
 
 
-def _names(fitted: list[_Fitted]) -> list[str]:
-    """Return what tables call the heads: kind and features, and as much more as tells them apart."""
-    titles = [f.source.info.spec.title.split("/", 1)[-1] for f in fitted]
-    for more in ([f.source.info.spec.fingerprint[:8] for f in fitted], [str(f.source.store.path) for f in fitted]):
-        of_title: dict[str, set[str]] = {}
-        for title, detail in zip(titles, more, strict=True):
-            of_title.setdefault(title, set()).add(detail)
-        titles = [f"{t} ({m})" if len(of_title[t]) > 1 else t for t, m in zip(titles, more, strict=True)]
-    return [f"{f.training.kind} on {title}" for f, title in zip(fitted, titles, strict=True)]
-
-
 def _entry(scores: Scores, fitted: _Fitted, tie: bool) -> Entry:
     info = fitted.source.info
     return Entry(
@@ -411,6 +327,7 @@ def _entry(scores: Scores, fitted: _Fitted, tie: bool) -> Entry:
         predict_microseconds=1e6 * fitted.seconds_a_picture,
         head_bytes=fitted.head_bytes,
         feature_bytes=info.dim * np.dtype(info.dtype).itemsize,
+        extract_milliseconds=info.extract_milliseconds,
         engines=sorted({run["engine"] for run in info.provenance if "engine" in run}),
         file=fitted.file,
         scores=scores,

@@ -9,7 +9,7 @@ from classify.charts import ranking_chart
 from classify.compare import Ranking
 from classify.evaluate import SCORE_TITLES
 from classify.statistics import LARGE
-from data.terminal import duration, printable, size
+from data.terminal import duration, milliseconds, printable, size
 
 
 def print_ranking(console: Console, ranking: Ranking) -> None:
@@ -22,7 +22,7 @@ def print_ranking(console: Console, ranking: Ranking) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right")
     table.add_column("head on features", overflow="fold")
-    for column in ("accuracy", "log-loss", "ECE", "fit", "predict", "head", "a picture", "against the best"):
+    for column in ("accuracy", "log-loss", "ECE", "extract", "fit", "predict", "head", "a picture", "against the best"):
         table.add_column(column, justify="left" if column.startswith("against") else "right", no_wrap=True)
     p_values = {pair.b: pair.p_holm for pair in ranking.pairs}
     for place, entry in enumerate(ranking.entries, 1):
@@ -34,6 +34,7 @@ def print_ranking(console: Console, ranking: Ranking) -> None:
             f"{s.accuracy:.3f} [{s.accuracy_ci95[0]:.3f}, {s.accuracy_ci95[1]:.3f}]",
             f"{s.log_loss:.3f}",
             f"{s.ece:.3f}",
+            milliseconds(entry.extract_milliseconds),
             duration(entry.fit_seconds),
             f"{entry.predict_microseconds:.3g} us",
             size(entry.head_bytes),

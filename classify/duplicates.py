@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from classify.head import Array, Floats
+from classify.rows import Rows
 from classify.trials import Scaler
 from data.views import Digests
 
@@ -117,7 +118,7 @@ def find_copies(X: Array, digests: Digests, on_progress: Callable[[int, int], No
     _, first, content = np.unique(digests, return_index=True, return_inverse=True)
     order = np.argsort(first)  # contents in the order of their first pictures
     first, content = first[order].astype(np.int64), np.argsort(order)[content]
-    vectors = X[first]
+    vectors = X if len(first) == len(X) else X[first]  # no copy of what may be most of the memory
     ranks = _ranks(len(first))
     neighbours = nearest(vectors, 2 * max(ranks, default=5), on_progress)
     pairs, excess, fence = _beyond(neighbours, ranks)
@@ -146,8 +147,11 @@ def nearest(X: Array, m: int, on_progress: Callable[[int, int], None] | None = N
     report = on_progress or (lambda done, total: None)
     n = len(X)
     m = max(min(m, n - 1), 0)
-    Z = Scaler.fit(X).transform(X) if n else np.empty((0, 1), np.float32)
-    Z /= np.maximum(np.linalg.norm(Z, axis=1, keepdims=True), 1e-12)
+    Z = np.empty(X.shape, np.float32)
+    if n:
+        scaler = Scaler.fit(X)
+        for first, some in Rows([X]).blocks():
+            Z[first : first + len(some)] = _directions(scaler.transform(some))
     similarity, index = np.empty((n, m), np.float32), np.empty((n, m), np.int64)
     step = max(_BLOCK_BYTES // (4 * max(n, 1)), 1)
     for start in range(0, n if m else 0, step):
@@ -209,7 +213,11 @@ def _similarity(X: Array, pairs: Indices) -> Floats:
     if not len(pairs):
         return np.empty(0)
     rows, at = np.unique(pairs, return_inverse=True)
-    Z = Scaler.fit(X).transform(X[rows]).astype(np.float64)
-    Z /= np.maximum(np.linalg.norm(Z, axis=1, keepdims=True), 1e-12)
+    Z = _directions(Scaler.fit(X).transform(X[rows]).astype(np.float64))
     at = at.reshape(-1, 2)
     return np.asarray(np.minimum((Z[at[:, 0]] * Z[at[:, 1]]).sum(axis=1), 1.0))
+
+
+def _directions(Z: Array) -> Array:
+    """Return rows divided by their lengths; a row of zeros stays."""
+    return np.asarray(Z / np.maximum(np.linalg.norm(Z, axis=1, keepdims=True), 1e-12))

@@ -23,6 +23,7 @@ from classify.statistics import (
     wilson_interval,
 )
 from data.errors import HeadError
+from data.splits import measured_split
 from data.store import FeatureStore, Samples
 
 # The scores that the paired bootstrap compares; accuracy has McNemar's exact test.
@@ -172,8 +173,7 @@ def evaluate(
     """
     notes: list[str] = []
     if split is None:
-        splits = store.splits(dataset)
-        split = "test" if "test" in splits or "val" not in splits else "val"
+        split = measured_split(store.splits(dataset))
         if split == "val":
             notes.append("there is no test split: this is val")
     classes = heads[0].classes

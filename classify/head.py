@@ -1,5 +1,6 @@
 """What every head is: a scikit-learn estimator whose learnt state is a few arrays, stored without pickle."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -64,10 +65,16 @@ class Head(Estimator):
         ValueError
             If X or y is no valid input by scikit-learn's rules.
         """
+        self._fit(*self._begin(X, y, sample_weight))
+        return self
+
+    def _begin(
+        self, X: Array, y: Array, sample_weight: Array | None = None
+    ) -> tuple[Vectors, npt.NDArray[np.intp], Floats | None]:
+        """Check what is to be learnt, set what every head has, and return what `_fit` takes."""
         X, y, weights = self._checked(X, y, sample_weight)
-        if (
-            weights is not None and not weights.all()
-        ):  # a row without weight is absent: its class too, if it has no other
+        if weights is not None and not weights.all():
+            # a row without weight is absent: its class too, if it has no other
             X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
         self.classes_, encoded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
@@ -76,8 +83,7 @@ class Head(Estimator):
             weights = self._of_class(y, weights)[encoded] * (1.0 if weights is None else weights)
         self.scale_, self.bias_ = 1.0, 0.0
         self.converged_ = True
-        self._fit(X, encoded, weights)
-        return self
+        return X, encoded, weights
 
     def _checked(self, X: Array, y: Array, sample_weight: Array | None) -> tuple[Vectors, Array, Floats | None]:
         """Return rows, labels and weights by scikit-learn's rules; what is plain keeps them without its being asked."""
@@ -156,6 +162,19 @@ class Head(Estimator):
 
     def _width(self) -> int:
         """Return the length of a vector, from the learnt arrays."""
+        raise NotImplementedError
+
+
+class SharingHead(Head):
+    """A head whose settings are tried on the same rows for less than one by one."""
+
+    def shared(self, d: int) -> bytes:
+        """Return what two settings must have in common, on vectors of length d, to be fitted together."""
+        raise NotImplementedError
+
+    @staticmethod
+    def fit_together(heads: Sequence[Any], X: Array, y: Array) -> Iterator[Any]:
+        """Fit heads that share, as precisely as ranking them needs, and yield each in turn."""
         raise NotImplementedError
 
 

@@ -1,8 +1,7 @@
 """The head that selects columns over all features, early layers included, by group lasso."""
 
-import collections
-import hashlib
-import threading
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,15 +9,18 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from classify.blocks import check_widths, decisions
-from classify.head import Array, ClassWeight, Floats, Head, Vectors, two_sided
+from classify.chosen import centred_task
+from classify.head import Array, ClassWeight, Floats, SharingHead, Vectors, two_sided
 from classify.lasso import group_lasso_path
 from classify.linear import LogisticHead
+from classify.paths import Fit, Task
+from classify.trials import for_ranking
 from data.errors import HeadError
 
-Ranking = tuple[npt.NDArray[np.int32], bool]  # columns, best first; whether the lasso converged
+Columns = npt.NDArray[np.int32]
 
 
-class Head2ToeHead(Head):
+class Head2ToeHead(SharingHead):
     """Logistic regression on the columns that a group lasso ranks highest, after Head2Toe.
 
     Evci et al. 2022 (arXiv:2201.03529): a linear layer is learnt on the outputs of all layers with a penalty on the
@@ -72,20 +74,64 @@ class Head2ToeHead(Head):
         self.random_state = random_state
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
-        if not 0 < self.fraction <= 1:
-            raise HeadError(f"head2toe keeps a fraction above 0 and up to 1 of the columns, got {self.fraction}")
+        self._check()
         factors = self._factors(X.shape[1])
         X = X * factors
-        with threadpool_limits(1, user_api="blas"):  # products with few columns: threads would wait for each other
-            ranking, converged = _ranking(X, y, weights)
-        kept = np.sort(ranking[: max(len(self.classes_), round(self.fraction * len(ranking)))])
-        linear = LogisticHead(C=self.C, random_state=self.random_state)
-        linear.fit(np.ascontiguousarray(X[:, kept]), y, sample_weight=weights)
-        self.converged_ = converged and linear.converged_
+        ranking, converged = _ranking(X, y, weights)
+        kept = self._kept(ranking, len(self.classes_))
+        head = LogisticHead(C=self.C)
+        task = _task(head, X, kept, y, weights)
+        # along a path from strong penalties the last value takes a fraction of the steps that it does from zero
+        start = None
+        for fit in head.path(task, [C for C in self.grid["C"] if C < self.C], for_ranking(head.stopping())):
+            start = fit.start
+        (fit,) = head.path(task, [self.C], head.stopping(), start)
+        self._keep(kept, fit, task, factors, converged and fit.gap <= head.tol)
+
+    def shared(self, d: int) -> bytes:
+        """Return what two settings must have in common, on vectors of length d, to be fitted together."""
+        return self._factors(d).tobytes()
+
+    @staticmethod
+    def fit_together(heads: "Sequence[Head2ToeHead]", X: Array, y: Array) -> "Iterator[Head2ToeHead]":
+        """Fit heads that share, as precisely as ranking them needs, and yield each in turn.
+
+        The columns are ranked once, and each fraction of them has one path over the values of C.
+        """
+        for head in heads:
+            head._check()
+            given = head._begin(X, y)
+        X, y, weights = given
+        factors = heads[0]._factors(X.shape[1])
+        X = X * factors
+        ranking, converged = _ranking(X, y, weights)
+        linear = LogisticHead()
+        for _, some in itertools.groupby(heads, key=lambda head: head.fraction):
+            alike = list(some)
+            kept = alike[0]._kept(ranking, len(alike[0].classes_))
+            task = _task(linear, X, kept, y, weights)
+            values = sorted({head.C for head in alike})
+            fits = {fit.value: fit for fit in linear.path(task, values, for_ranking(linear.stopping()))}
+            for head in alike:
+                fit = fits[head.C]
+                head._keep(kept, fit, task, factors, converged and fit.gap <= linear.tol)
+                yield head
+
+    def _check(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise HeadError(f"head2toe keeps a fraction above 0 and up to 1 of the columns, got {self.fraction}")
+        LogisticHead(C=self.C).check()
+
+    def _kept(self, ranking: Columns, n_classes: int) -> Columns:
+        return np.sort(ranking[: max(n_classes, round(self.fraction * len(ranking)))])
+
+    def _keep(self, kept: Columns, fit: Fit, task: Task, factors: Vectors, converged: bool) -> None:
+        coef, intercept = fit.on_rows(task.moments)
+        self.converged_ = converged
         self.kept_ = kept
-        self.coef_ = np.ascontiguousarray(linear.coef_ * factors[kept], dtype=np.float32)
-        self.intercept_ = np.asarray(linear.intercept_, dtype=np.float64)
-        self.columns_ = np.array([X.shape[1]], dtype=np.int32)
+        self.coef_ = np.ascontiguousarray(coef[0] * factors[kept], dtype=np.float32)
+        self.intercept_ = intercept[0]
+        self.columns_ = np.array([len(factors)], dtype=np.int32)
 
     def _factors(self, d: int) -> Vectors:
         """Return what each column is multiplied by, (d,), with squares that sum to d."""
@@ -100,23 +146,13 @@ class Head2ToeHead(Head):
         return int(self.columns_[0])
 
 
-# Candidates of one fold differ in what they keep, not in the ranking: the last ones are remembered by content.
-_REMEMBERED = 4
-_rankings: collections.OrderedDict[bytes, Ranking] = collections.OrderedDict()
-_lock = threading.Lock()
-
-
-def _ranking(X: Vectors, y: Array, weights: Floats | None) -> Ranking:
+def _ranking(X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> tuple[Columns, bool]:
     """Return the columns of X, best first, and whether the lasso converged."""
-    digest = hashlib.blake2b(repr(X.shape).encode())
-    for array in (X, y) if weights is None else (X, y, weights):
-        digest.update(array.tobytes())
-    key = digest.digest()
-    with _lock:  # whoever comes second waits for the first one's
-        if key not in _rankings:
-            path = group_lasso_path(X, y, weights)
-            order = np.lexsort((-path.slopes, -path.norms.sum(axis=0)))
-            _rankings[key] = order.astype(np.int32), path.converged
-            while len(_rankings) > _REMEMBERED:
-                _rankings.popitem(last=False)
-        return _rankings[key]
+    with threadpool_limits(1, user_api="blas"):  # products with few columns: threads would wait for each other
+        path = group_lasso_path(X, y, weights)
+    return np.lexsort((-path.slopes, -path.norms.sum(axis=0))).astype(np.int32), path.converged
+
+
+def _task(head: LogisticHead, X: Vectors, kept: Columns, y: npt.NDArray[np.intp], weights: Floats | None) -> Task:
+    of_row = None if weights is None else weights[:, None].astype(np.float32)
+    return centred_task(head, np.ascontiguousarray(X[:, kept]), y, int(y.max()) + 1, of_row)

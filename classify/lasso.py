@@ -11,6 +11,7 @@ from classify.head import Floats, Vectors, softmax
 GAP = 2e-3
 _MAX_ITERATIONS = 1000
 _CHECK = 10  # iterations between two looks at the gap
+_ROUNDING = 1e-6  # relative: sums of float32 losses say no more
 _FEWEST = 64  # columns of a working set: below this a product takes no less time
 
 
@@ -96,31 +97,42 @@ class _Problem:
     def __init__(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
         n = len(y)
         self.X = X
-        self.Y = np.eye(int(y.max()) + 1)[y]  # (n, k)
+        self.y = y
+        self.k = int(y.max()) + 1
         share = np.full(n, 1 / n) if weights is None else weights / weights.sum()
-        self.share = share[:, None]  # (n, 1)
+        self.share = share
         self.curvature = 0.05  # found anew by backtracking, and kept from one penalty to the next
         self.null_loss = float("nan")
 
     def null(self) -> _Solution:
         """Return the model of intercepts alone, whose probabilities are the classes' shares."""
-        prior = (self.share * self.Y).sum(axis=0)
+        prior = np.bincount(self.y, weights=self.share, minlength=self.k)
         b = np.log(np.maximum(prior, 1e-12))
         b -= b.mean()
-        scores = np.tile(b, (len(self.Y), 1))
-        self.null_loss = self.loss(scores)
-        slopes = self._slopes(self.X, self.residual(scores))
+        scores = np.tile(b.astype(np.float32), (len(self.y), 1))
+        self.null_loss, residual = self.evaluate(scores)
+        slopes = self._slopes(self.X, residual)
         return _Solution(np.zeros((self.X.shape[1], len(b)), dtype=np.float32), b, slopes, 0.0)
 
-    def loss(self, scores: Floats) -> float:
+    def loss(self, scores: Vectors) -> float:
         """Return the mean cross-entropy of scores (n, k)."""
-        top = scores.max(axis=1)
-        of_rows = np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top - (scores * self.Y).sum(axis=1)
-        return float(self.share[:, 0] @ of_rows)
+        return self._exponentials(scores)[0]
 
-    def residual(self, scores: Floats) -> Floats:
-        """Return the gradient of the loss in the scores, (n, k)."""
-        return self.share * (softmax(scores) - self.Y)
+    def evaluate(self, scores: Vectors) -> tuple[float, Vectors]:
+        """Return the mean cross-entropy of scores (n, k), and its gradient in them, (n, k)."""
+        loss, e, total = self._exponentials(scores)
+        e *= (self.share / total)[:, None].astype(np.float32)
+        e[np.arange(len(e)), self.y] -= self.share.astype(np.float32)
+        return loss, e
+
+    def _exponentials(self, scores: Vectors) -> tuple[float, Vectors, Floats]:
+        """Return the mean cross-entropy, exp(scores) up to a factor of each row, and their sums over the rows."""
+        # in float32, which the scores have from their products, and summed over the rows in float64
+        e = scores - scores.max(axis=1, keepdims=True)
+        of_truth = e[np.arange(len(e)), self.y].astype(np.float64)
+        np.exp(e, out=e)
+        total = e.sum(axis=1).astype(np.float64)
+        return float(self.share @ (np.log(total) - of_truth)), e, total
 
     def solve(self, start: _Solution, penalty: float) -> _Solution:
         """Return the solution for a penalty, beginning from another's."""
@@ -134,101 +146,99 @@ class _Problem:
             inside[promising[slopes[promising] > penalty]] = True
             columns = np.flatnonzero(inside)
             W[columns], b, scores = self._descend(np.ascontiguousarray(self.X[:, columns]), W[columns], b, penalty)
-            residual = self.residual(scores)
-            slopes = self._slopes(self.X, residual)
+            slopes = self._slopes(self.X, self.evaluate(scores)[1])
             gap = self._gap(scores, W, slopes, penalty)
             if gap <= GAP * self.null_loss or not (slopes[~inside] > penalty).any():
                 break
         return _Solution(W, b, slopes, gap)
 
-    def _descend(self, X: Vectors, W: Vectors, b: Floats, penalty: float) -> tuple[Vectors, Floats, Floats]:
+    def _descend(self, X: Vectors, W: Vectors, b: Floats, penalty: float) -> tuple[Vectors, Floats, Vectors]:
         """Take steps on the columns X until their own gap is half of what is allowed; return W, b and the scores."""
-        scores = X @ W + b
+        scores = X @ W + b.astype(np.float32)
         objective = self.loss(scores) + penalty * _sum_of_norms(W)
         ahead_W, ahead_b, ahead_scores, momentum = W, b, scores, 1.0
         # the Hessian of cross-entropy in a row's scores is at most 1/2, and that in W and b at most its trace
-        largest = 0.5 * float(self.share[:, 0] @ (1 + np.einsum("ij,ij->i", X, X, dtype=np.float64)))
+        largest = 0.5 * float(self.share @ (1 + np.einsum("ij,ij->i", X, X, dtype=np.float64)))
         for iteration in range(_MAX_ITERATIONS):
-            residual = self.residual(ahead_scores)
-            slope_W, slope_b = _transposed(X, residual), residual.sum(axis=0)
-            new_W, new_b, new_scores = self._step(X, ahead_W, ahead_b, ahead_scores, slope_W, slope_b, penalty, largest)
-            new_objective = self.loss(new_scores) + penalty * _sum_of_norms(new_W)
+            new_W, new_b, new_scores, new_loss = self._step(X, ahead_W, ahead_b, ahead_scores, penalty, largest)
+            new_objective = new_loss + penalty * _sum_of_norms(new_W)
             if new_objective > objective and momentum > 1:  # too far: begin again from here, without momentum
                 ahead_W, ahead_b, ahead_scores, momentum = W, b, scores, 1.0
                 continue
-            following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+            following = float(1 + np.sqrt(1 + 4 * momentum**2)) / 2
             push = np.float32((momentum - 1) / following)
             # scores are linear in W and b, so no product is needed for the point ahead
             ahead_W, ahead_b = new_W + push * (new_W - W), new_b + push * (new_b - b)
             ahead_scores = new_scores + push * (new_scores - scores)
-            W, b, scores, objective, momentum = new_W, new_b, new_scores, new_objective, float(following)
+            W, b, scores, objective, momentum = new_W, new_b, new_scores, new_objective, following
             if iteration % _CHECK == _CHECK - 1:
                 settled_b, settled = self._settle(scores, b)
-                gap = self._gap(settled, W, self._slopes(X, self.residual(settled)), penalty)
+                gap = self._gap(settled, W, self._slopes(X, self.evaluate(settled)[1]), penalty)
                 if gap <= GAP / 2 * self.null_loss:
                     return W, settled_b, settled
         return (W, *self._settle(scores, b))
 
     def _step(
-        self,
-        X: Vectors,
-        W: Vectors,
-        b: Floats,
-        scores: Floats,
-        slope_W: Vectors,
-        slope_b: Floats,
-        penalty: float,
-        largest: float,
-    ) -> tuple[Vectors, Floats, Floats]:
-        """Return a proximal step, (W, b, scores), as long as the loss stays below its quadratic bound.
+        self, X: Vectors, W: Vectors, b: Floats, scores: Vectors, penalty: float, largest: float
+    ) -> tuple[Vectors, Floats, Vectors, float]:
+        """Return a proximal step, (W, b, scores, loss), as long as the loss stays below its quadratic bound.
 
         At the curvature `largest` it always does, but for rounding.
         """
-        loss = self.loss(scores) * (1 + 1e-7)  # what float32 products can tell
+        loss, residual = self.evaluate(scores)
+        slope_W, slope_b = _transposed(X, residual), residual.sum(axis=0, dtype=np.float64)
+        loss *= 1 + _ROUNDING
         self.curvature *= 0.95
         while True:
             new_W = _shrink(W - slope_W / np.float32(self.curvature), penalty / self.curvature)
             new_b = b - slope_b / self.curvature
-            new_scores = X @ new_W + new_b
-            by_W, by_b = (new_W - W).astype(np.float64), new_b - b
-            bound = loss + float((slope_W * by_W).sum() + slope_b @ by_b)
-            bound += self.curvature / 2 * float((by_W**2).sum() + by_b @ by_b)
-            if self.curvature >= largest or self.loss(new_scores) <= bound:
-                return new_W, new_b, new_scores
+            new_scores = X @ new_W + new_b.astype(np.float32)
+            by_W, by_b = new_W - W, new_b - b
+            bound = loss + _dot(slope_W, by_W) + float(slope_b @ by_b)
+            bound += self.curvature / 2 * (_dot(by_W, by_W) + float(by_b @ by_b))
+            new_loss = self.loss(new_scores)
+            if self.curvature >= largest or new_loss <= bound:
+                return new_W, new_b, new_scores, new_loss
             self.curvature *= 1.5
 
-    def _settle(self, scores: Floats, b: Floats) -> tuple[Floats, Floats]:
+    def _settle(self, scores: Vectors, b: Floats) -> tuple[Floats, Vectors]:
         """Return intercepts and scores at which the residuals of each class sum to zero, by Newton's steps on b."""
+        loss, residual = self.evaluate(scores)
         for _ in range(5):
-            P = softmax(scores)
-            slope = (self.share * (P - self.Y)).sum(axis=0)
-            if np.abs(slope).max() < 1e-9:
+            slope = residual.sum(axis=0, dtype=np.float64)
+            if np.abs(slope).max() < 1e-7:
                 break
-            curvature = np.diag((self.share * P).sum(axis=0)) - P.T @ (self.share * P) + 1 / len(b)
+            P = softmax(scores.astype(np.float64))
+            curvature = np.diag(self.share @ P) - P.T @ (self.share[:, None] * P) + 1 / len(b)
             step = np.linalg.solve(curvature + 1e-9 * np.eye(len(b)), slope)
-            if self.loss(scores - step) > self.loss(scores):
+            moved = scores - step.astype(np.float32)
+            new_loss, residual = self.evaluate(moved)
+            if new_loss > loss:
                 break
-            scores, b = scores - step, b - step
+            scores, b, loss = moved, b - step, new_loss
         return b, scores
 
-    def _gap(self, scores: Floats, W: Vectors, slopes: Floats, penalty: float) -> float:
+    def _gap(self, scores: Vectors, W: Vectors, slopes: Floats, penalty: float) -> float:
         """Return how far the objective is above a dual point: the residual, shrunk until no column is too steep.
 
         The dual of the cross-entropy is the entropy of probabilities between the labels and the model's, whose
         differences from the labels sum to zero over the rows, as `_settle` makes them.
         """
-        mixed = self.Y + min(1.0, penalty / max(float(slopes.max()), 1e-300)) * (softmax(scores) - self.Y)
-        entropy = -float((self.share * mixed * np.log(np.maximum(mixed, 1e-300))).sum())
-        return self.loss(scores) + penalty * _sum_of_norms(W) - entropy
+        shrink = min(1.0, penalty / max(float(slopes.max()), 1e-300))
+        loss, mixed, total = self._exponentials(scores)
+        mixed *= (shrink / total)[:, None].astype(np.float32)
+        mixed[np.arange(len(mixed)), self.y] += np.float32(1 - shrink)
+        of_rows = np.einsum("nk,nk->n", mixed, np.log(np.maximum(mixed, np.float32(1e-30))))
+        return loss + penalty * _sum_of_norms(W) + float(self.share @ of_rows)
 
     @staticmethod
-    def _slopes(X: Vectors, residual: Floats) -> Floats:
+    def _slopes(X: Vectors, residual: Vectors) -> Floats:
         return np.asarray(np.linalg.norm(_transposed(X, residual), axis=1), dtype=np.float64)
 
 
-def _transposed(X: Vectors, residual: Floats) -> Vectors:
+def _transposed(X: Vectors, residual: Vectors) -> Vectors:
     # (k, n) @ (n, d) reads X row by row
-    return np.ascontiguousarray((residual.T.astype(np.float32) @ X).T)
+    return np.ascontiguousarray((residual.T @ X).T)
 
 
 def _shrink(W: Vectors, by: float) -> Vectors:
@@ -236,6 +246,10 @@ def _shrink(W: Vectors, by: float) -> Vectors:
     norms = np.linalg.norm(W, axis=1, keepdims=True)
     shrunk: Vectors = W * np.maximum(0, 1 - np.float32(by) / np.maximum(norms, np.float32(1e-30)))
     return shrunk
+
+
+def _dot(a: Vectors, b: Vectors) -> float:
+    return float(np.einsum("ij,ij->", a, b, dtype=np.float64))
 
 
 def _sum_of_norms(W: Vectors) -> float:

@@ -1,24 +1,24 @@
 """The head that is several: one for each feature, averaged or stacked."""
 
 import itertools
-from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from classify.blocks import check_widths, decisions, inner_folds
-from classify.calibration import fit_scale, log_loss
-from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors, softmax, two_sided
-from classify.linear import LDAHead, LogisticHead, RidgeHead, SVMHead
+from classify.chosen import choose
+from classify.head import ClassWeight, Floats, Head, Vectors, softmax, two_sided
+from classify.linear import LDAHead, LogisticHead, PathHead, RidgeHead, SVMHead
 from data.errors import HeadError
 
-BASES: dict[str, type[LinearHead]] = {"lr": LogisticHead, "svm": SVMHead, "ridge": RidgeHead, "lda": LDAHead}
+BASES: dict[str, type[PathHead]] = {"lr": LogisticHead, "svm": SVMHead, "ridge": RidgeHead, "lda": LDAHead}
 HOW = ("average", "stacking")
 # Values of C tried for the regression on the base heads.
 _MIXTURES = (1e-3, 1e-2, 1e-1, 1.0)
-# From strong to weak regularisation the loss falls and then rises: once so far above the best, it is not tried on.
-_HOPELESS = 1.05
+# Values of X times classes from which products are worth several threads: on hymenoptera, a thousandth of Caltech-101,
+# two took 14 s of CPU where one takes 3.
+_WIDE = 1 << 27
 
 
 class StackHead(Head):
@@ -61,7 +61,6 @@ class StackHead(Head):
     """
 
     arrays = ("coef_", "intercepts_", "scales_", "mixture_", "mixture_intercept_")
-    thread_safe: ClassVar[bool] = False  # as its base may be
 
     def __init__(
         self,
@@ -84,7 +83,8 @@ class StackHead(Head):
         self.random_state = random_state
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
-        with threadpool_limits(1, user_api="blas"):  # many small fits: threads would wait for each other
+        small = X.size * len(self.classes_) < _WIDE
+        with threadpool_limits(1 if small else None, user_api="blas"):  # in small products threads wait for each other
             self._fit_all(X, y, weights)
 
     def _fit_all(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
@@ -92,60 +92,32 @@ class StackHead(Head):
             raise HeadError(f"stack has no base {self.base!r}: choose one of {', '.join(BASES)}")
         if self.how not in HOW:
             raise HeadError(f"stack knows no way {self.how!r}: choose one of {', '.join(HOW)}")
+        if self.C is not None:
+            LogisticHead(C=self.C).check()
         fold = inner_folds(X, y, self.folds, self.views, self.random_state)
         widths = check_widths(self.widths, X.shape[1], "stack")
-        held = np.flatnonzero(fold >= 0)
-        held_weights = None if weights is None else weights[held]
-        heads, outputs = [], []
-        for start, end in itertools.pairwise(np.cumsum((0, *widths)).tolist()):
-            block = np.ascontiguousarray(X[:, start:end])
-            head, scores = self._choose(BASES[self.base], BASES[self.base].grid, block, y, weights, fold)
-            heads.append(head)
-            outputs.append(scores)
-        self.scales_ = np.array([_scale(s[held], y[held], held_weights) for s in outputs])
-        self.coef_ = np.concatenate([head.coef_ for head in heads], axis=1)
-        self.intercepts_ = np.stack([head.intercept_ for head in heads])
-        self.converged_ = all(head.converged_ for head in heads)
         k, b = len(self.classes_), len(widths)
+        base = BASES[self.base]()
+        heads = [
+            choose(base, base.grid[base.along], np.ascontiguousarray(X[:, start:end]), y, k, weights, fold)
+            for start, end in itertools.pairwise(np.cumsum((0, *widths)).tolist())
+        ]
+        self.scales_ = np.array([head.factor for head in heads])
+        self.coef_ = np.concatenate([head.coef for head in heads], axis=1)
+        self.intercepts_ = np.stack([head.intercept for head in heads])
+        self.converged_ = all(head.converged for head in heads)
+        held = np.flatnonzero(fold >= 0)
         if self.how == "stacking" and len(np.unique(y[held])) == k:
-            logs = np.concatenate([_log_softmax(f * s) for f, s in zip(self.scales_, outputs, strict=True)], axis=1)
+            logs = np.concatenate([_log_softmax(head.factor * head.held_out[held]) for head in heads], axis=1)
+            some = None if weights is None else weights[held]
             values = _MIXTURES if self.C is None else (self.C,)
-            inputs = logs[held].astype(np.float32), y[held], held_weights
-            mixture, _ = self._choose(LogisticHead, {"C": values}, *inputs, fold[held])
-            self.mixture_, self.mixture_intercept_ = mixture.coef_, mixture.intercept_
-            self.converged_ &= mixture.converged_
+            mixture = choose(LogisticHead(), values, logs.astype(np.float32), y[held], k, some, fold[held])
+            self.mixture_, self.mixture_intercept_ = mixture.coef, mixture.intercept
+            self.converged_ &= mixture.converged
         else:
             mean = np.tile(np.eye(k, dtype=np.float32), b) / np.float32(b)  # (k, b * k)
             self.mixture_ = mean if k > 2 else mean[1:] - mean[:1]
             self.mixture_intercept_ = np.zeros(len(self.mixture_))
-
-    def _choose(
-        self,
-        kind: type[LinearHead],
-        grid: dict[str, tuple[Any, ...]],
-        X: Vectors,
-        y: npt.NDArray[np.intp],
-        weights: Floats | None,
-        fold: npt.NDArray[np.int64],
-    ) -> tuple[LinearHead, Floats]:
-        """Return a head fitted on all rows with the setting of the least held-out loss, and its held-out scores."""
-        ((name, values),) = grid.items()
-        held = np.flatnonzero(fold >= 0)
-        if not len(held):  # one content of each class: nothing can be held out
-            return kind(random_state=self.random_state).fit(X, y, sample_weight=weights), np.zeros((len(y), 1))
-        some = None if weights is None else weights[held]
-        best: tuple[float, LinearHead, Floats] | None = None
-        for value in values:
-            made = kind(**{name: value}, random_state=self.random_state)
-            scores = _held_out(made, X, y, weights, fold, len(self.classes_))
-            factor = _scale(scores[held], y[held], some)
-            loss = log_loss(softmax(factor * scores[held]), y[held], some)
-            if best is None or loss < best[0]:
-                best = loss, made, scores
-            elif loss > _HOPELESS * best[0]:
-                break
-        assert best is not None
-        return best[1].fit(X, y, sample_weight=weights), best[2]
 
     def _scores(self, X: Vectors) -> Floats:
         widths = check_widths(self.widths, X.shape[1], "stack")
@@ -158,28 +130,6 @@ class StackHead(Head):
 
     def _width(self) -> int:
         return int(self.coef_.shape[1])
-
-
-def _held_out(
-    made: LinearHead, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None, fold: Array, k: int
-) -> Floats:
-    """Return the scores of each row, (n, k), by a head like `made` that was fitted without its fold."""
-    scores = np.zeros((len(y), k))
-    for f in np.unique(fold[fold >= 0]):
-        inside, out = np.flatnonzero(fold != f), np.flatnonzero(fold == f)
-        if len(np.unique(y[inside])) < 2:
-            continue
-        head = made.fit(X[inside], y[inside], sample_weight=None if weights is None else weights[inside])
-        answers = head.scores(X[out])
-        # a class that is in this fold alone is last
-        scores[out] = np.repeat(answers.min(axis=1, keepdims=True) - 1, k, axis=1)
-        scores[np.ix_(out, head.classes_)] = answers
-    return scores
-
-
-def _scale(scores: Floats, y: Array, weights: Floats | None) -> float:
-    """Return the factor of `fit_scale`; 1 where nothing was held out, or the scores say nothing."""
-    return fit_scale(scores, y, weights) if len(y) and np.ptp(scores, axis=1).max() > 1e-12 else 1.0
 
 
 def _log_softmax(scores: Floats) -> Floats:

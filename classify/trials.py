@@ -1,8 +1,9 @@
 """Every setting of a head tried on what is held out: whole paths at once where the head has one, else fit by fit."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from classify.closed_form import ridge_left_out
 from classify.folds import Design
-from classify.head import Array, Floats, Head, two_sided
+from classify.head import Array, Floats, Head, SharingHead, two_sided
 from classify.linear import PathHead, RidgeHead
 from classify.paths import Fit, Task
 from classify.rows import Moments, Rows, Single
-from classify.solver import OnStep
+from classify.solver import OnStep, Stopping
 from data.errors import HeadError
 from data.store import Samples
 from data.terminal import size
@@ -129,6 +130,11 @@ def has_path(heads: Sequence[Head]) -> bool:
     return len({str({**head.get_params(), first.along: None}) for head in heads}) == 1
 
 
+def for_ranking(own: Stopping, on_step: OnStep | None = None) -> Stopping:
+    """Return when the solver stops where settings are to be ranked, and the head is fitted by `own` afterwards."""
+    return dataclasses.replace(own, tolerance=own.tolerance * _LOOSER, stall=own.stall * 2 * _LOOSER, on_step=on_step)
+
+
 def task_of(design: Design, class_weights: Floats | None, moments: Moments | None, block: int) -> Task:
     """Return what is to be learnt in every fold, or on all training rows where `moments` of those are given."""
     samples = design.samples
@@ -184,10 +190,7 @@ def _along_path(
             head.check()
     task = task_of(design, class_weights, None, block)
     values = [getattr(head, first.along) for head in heads]
-    own = first.stopping()
-    ranking = dataclasses.replace(
-        own, tolerance=own.tolerance * _LOOSER, stall=own.stall * 2 * _LOOSER, on_step=on_step
-    )
+    ranking = for_ranking(first.stopping(), on_step)
     of_value: dict[Any, Trial] = {}
     for fit in first.path(task, list(dict.fromkeys(values)), ranking):
         of_value[fit.value] = _measured(fit, task.moments, design, block, kept)
@@ -222,37 +225,58 @@ def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Call
     from joblib import Parallel, delayed
 
     n_classes = len(design.samples.classes)
-    threads = min(os.cpu_count() or 1, 8) if heads[0].thread_safe else 1
+    groups = _groups(heads, int(design.samples.X.shape[1]))
+    threads = min(os.cpu_count() or 1, 8, len(groups)) if heads[0].thread_safe else 1
     m, steps = len(design.held_out), kept.step or 1
     correct = [np.empty(m, dtype=bool) for _ in heads]
     scores = [np.empty((-(-m // steps), n_classes)) for _ in heads]
     measured = design.val or design.samples
-    done = 0
-    # candidates run beside each other, so BLAS must not start threads of its own for each
-    with threadpool_limits(1, user_api="blas"):
+    numbers = itertools.count(1)
+
+    def tell() -> None:
+        report(next(numbers))
+
+    # groups run beside each other, so BLAS must not start threads of its own for each
+    with threadpool_limits(1 if threads > 1 else None, user_api="blas"):
         for fold in range(design.n_folds):
             X, y = design.samples.training(design.inside(fold))
             scaler = Scaler.of_training(X)
             out = np.flatnonzero(design.fold_of == fold)
             mine = np.flatnonzero(out % steps == 0)  # whose scores are kept
             X, X_out = scaler.transform(X), scaler.transform(measured.X[design.held_out[out]])
-            jobs = (delayed(_fit_and_score)(head, X, y, X_out, n_classes) for head in heads)
-            for i, found in enumerate(Parallel(n_jobs=threads, prefer="threads", return_as="generator")(jobs)):
-                correct[i][out] = found.argmax(axis=1) == design.truth[out]
-                scores[i][out[mine] // steps] = found[mine]
-                done += 1
-                report(done)
+            jobs = (delayed(_fit_and_score)([heads[i] for i in g], X, y, X_out, n_classes, tell) for g in groups)
+            ready = Parallel(n_jobs=threads, prefer="threads", return_as="generator")(jobs)
+            for group, found in zip(groups, ready, strict=True):
+                for i, of_head in zip(group, found, strict=True):
+                    correct[i][out] = of_head.argmax(axis=1) == design.truth[out]
+                    scores[i][out[mine] // steps] = of_head[mine]
     return [Trial(right, some, 0.0) for right, some in zip(correct, scores, strict=True)]
 
 
-def _fit_and_score(head: Head, X: Array, y: Array, X_out: Array, n_classes: int) -> Floats:
-    scores = head.fit(X, y).scores(X_out)
-    if scores.shape[1] == n_classes:
-        return scores
-    # a class whose every picture is held out, being a copy of another class's: last in every row
-    full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
-    full[:, head.classes_] = scores
-    return full
+def _groups(heads: Sequence[Head], d: int) -> list[list[int]]:
+    """Return which heads are fitted together: those that share, else each alone."""
+    of_key: dict[Hashable, list[int]] = {}
+    for i, head in enumerate(heads):
+        of_key.setdefault(head.shared(d) if isinstance(head, SharingHead) else i, []).append(i)
+    return list(of_key.values())
+
+
+def _fit_and_score(
+    heads: list[Head], X: Array, y: Array, X_out: Array, n_classes: int, tell: Callable[[], None]
+) -> list[Floats]:
+    found = []
+    first = heads[0]
+    fitted = first.fit_together(heads, X, y) if isinstance(first, SharingHead) else (head.fit(X, y) for head in heads)
+    for head in fitted:
+        scores = head.scores(X_out)
+        if scores.shape[1] < n_classes:
+            # a class whose every picture is held out, being a copy of another class's: last in every row
+            full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
+            full[:, head.classes_] = scores
+            scores = full
+        found.append(scores)
+        tell()
+    return found
 
 
 def refuse_larger(nbytes: int, memory: int | None, kind: str) -> None:

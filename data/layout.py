@@ -20,6 +20,7 @@ import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
 from data.errors import DamagedStore, MissingFile, SpecError, StoreError
+from data.provenance import Run
 from data.spec import FeatureSpec
 from data.staging import write_all
 from data.views import DIGEST_DTYPE, RESTORE, Digests, View, read_view, write_view
@@ -32,7 +33,6 @@ DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dt
 _LIBVER = ("v110", "v110")
 
 Vectors = npt.NDArray[np.floating[Any]]
-Run = dict[str, Any]
 
 
 class FeatureGroup:

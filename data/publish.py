@@ -15,6 +15,7 @@ import numpy.typing as npt
 from data.errors import FingerprintMismatch, StoreError
 from data.layout import Part, Vectors, create, write_features
 from data.listing import OBJECT
+from data.provenance import Run, merged_runs
 from data.spec import FeatureSpec
 from data.staging import atomic_file, clear_blocks, disk_full_hint, publish_lock, staged_blocks, sweep, temporaries
 from data.store import FeatureStore
@@ -30,7 +31,7 @@ class _Merged:
     spec: FeatureSpec
     dim: int
     dtype: np.dtype[Any]
-    provenance: dict[str, dict[str, Any]]  # by run
+    provenance: list[Run]
     requests: list[Request]
     seen: set[bytes]
     sources: list[tuple[Path, npt.NDArray[np.bool_]]]  # a file, and which of its rows are new
@@ -133,7 +134,7 @@ def _merge(files: list[Path]) -> dict[str, _Merged]:
     for path in files:
         with Part(path) as part:
             for fingerprint, group in part.features().items():
-                entry = merged.setdefault(fingerprint, _Merged(group.spec, group.dim, group.dtype, {}, [], set(), []))
+                entry = merged.setdefault(fingerprint, _Merged(group.spec, group.dim, group.dtype, [], [], set(), []))
                 if entry.dim != group.dim:
                     raise FingerprintMismatch(
                         f"features {fingerprint[:12]} have {entry.dim} values, and {group.dim} in {path}: "
@@ -145,7 +146,7 @@ def _merge(files: list[Path]) -> dict[str, _Merged]:
                         entry.seen.add(digest)
                         keep[row] = True
                 entry.sources.append((path, keep))
-                entry.provenance.update({run["run"]: run for run in group.provenance})
+                entry.provenance = merged_runs([*entry.provenance, *group.provenance])
                 entry.requests += [request for request in group.requests if request not in entry.requests]
     return merged
 
@@ -159,7 +160,7 @@ def _write(target: Path, merged: dict[str, _Merged], views: list[View]) -> None:
             write_features(
                 file,
                 spec=entry.spec,
-                provenance=list(entry.provenance.values()),
+                provenance=entry.provenance,
                 requests=entry.requests,
                 rows=entry.rows,
                 dim=entry.dim,

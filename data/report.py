@@ -11,7 +11,7 @@ import numpy as np
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
-from data.terminal import printable, size
+from data.terminal import milliseconds, printable, size
 from data.views import View
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def describe_store(path: Path) -> dict[str, Any]:
                 "rows": item.rows,
                 "dim": item.dim,
                 "dtype": item.dtype,
+                "extract_milliseconds": item.extract_milliseconds,
                 "provenance": item.provenance,
             }
             for fingerprint, item in features.items()
@@ -111,8 +112,8 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
             "run `extract` again to publish them"
         )
     table = Table(box=None, pad_edge=False, header_style="bold", title="\nfeatures", title_justify="left")
-    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "computed by", "fingerprint"):
-        table.add_column(column, justify="right" if column in ("dim", "pictures") else "left")
+    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "extract", "computed by", "fingerprint"):
+        table.add_column(column, justify="right" if column in ("dim", "pictures", "extract") else "left")
     for f in result["features"]:
         spec = f["spec"]
         engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
@@ -124,6 +125,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
             str(f["dim"]),
             f["dtype"],
             str(f["rows"]),
+            milliseconds(f["extract_milliseconds"]),
             engines,
             f["fingerprint"][:12],
         )

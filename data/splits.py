@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Container
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,17 @@ class SplitRule:
     test_fraction: float = 0.2
     val_fraction: float = 0.0
     seed: int = 0
+
+
+def measured_split(splits: Container[str]) -> str:
+    """Return the split to measure on where none is named: test, or val where there is no test.
+
+    Examples
+    --------
+    >>> measured_split({"train": 245, "val": 153})
+    'val'
+    """
+    return "test" if "test" in splits or "val" not in splits else "val"
 
 
 def stratified_split(

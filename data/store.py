@@ -14,6 +14,7 @@ import numpy.typing as npt
 from data.choice import choose_features, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
+from data.provenance import extraction_milliseconds, merged_runs
 from data.reading import Located, StoredVectors, locate
 from data.shown import Facts, Shown, show_samples, show_store
 from data.spec import FeatureSpec, Source, only, refuse_other
@@ -123,6 +124,11 @@ class FeatureInfo:
     nbytes: int
     provenance: list[dict[str, Any]]
     requests: list[dict[str, Any]]
+
+    @property
+    def extract_milliseconds(self) -> float | None:
+        """What it took to compute them, a picture; None where no run was timed."""
+        return extraction_milliseconds(self.provenance)
 
     @property
     def source(self) -> Source:
@@ -323,11 +329,6 @@ class FeatureStore(Shown):
         names, counts = np.unique(view.splits, return_counts=True)
         return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
 
-    def measured_split(self, dataset: str | None = None) -> str:
-        """Return the split that measures where none is named: ``test``, or ``val`` where there is no test."""
-        splits = self.splits(dataset)
-        return "test" if "test" in splits or "val" not in splits else "val"
-
     @contextlib.contextmanager
     def _open(self) -> Iterator[list[Part]]:
         if not self.exists():
@@ -398,7 +399,6 @@ def _groups(parts: list[Part]) -> dict[str, list[FeatureGroup]]:
 def _describe(groups: list[FeatureGroup]) -> FeatureInfo:
     rows = sum(len(group) for group in groups)
     first = groups[0]
-    runs = {run["run"]: run for group in groups for run in group.provenance}
     if len({group.dim for group in groups}) > 1:
         raise FingerprintMismatch(f"features {first.fingerprint[:12]} differ in length between the store's files")
     return FeatureInfo(
@@ -407,7 +407,7 @@ def _describe(groups: list[FeatureGroup]) -> FeatureInfo:
         dim=first.dim,
         dtype=first.dtype.name,
         nbytes=rows * first.dim * first.dtype.itemsize,
-        provenance=list(runs.values()),
+        provenance=merged_runs(run for group in groups for run in group.provenance),
         requests=[request for group in groups for request in group.requests],
     )
 

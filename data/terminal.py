@@ -106,6 +106,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def milliseconds(value: float | None) -> str:
+    """Return a time of a picture, in milliseconds, or a dash where it is not known.
+
+    Examples
+    --------
+    >>> milliseconds(12.34), milliseconds(None)
+    ('12.3 ms', '-')
+    """
+    return "-" if value is None else f"{value:.3g} ms"
+
+
 def size(nbytes: float) -> str:
     """Return a number of bytes in the unit that fits.
 

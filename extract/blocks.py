@@ -60,7 +60,7 @@ class BlockWriter:
         self._vectors: list[npt.NDArray[np.float32]] = []
         self._bytes = 0
         self._began = time.monotonic()
-        self._blocks = 0
+        self._blocks = self._staged = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="penult-writer")
         self._flight: Future[float] | None = None
 
@@ -84,13 +84,15 @@ class BlockWriter:
         full = len(self._digests) >= _ROWS or self._bytes >= _BYTES or time.monotonic() - self._began > _SECONDS
         return bool(self._digests) and full
 
-    def stage(self, view: View) -> None:
+    def stage(self, view: View, seconds: float | None = None) -> None:
         """Start writing the rows so far; waits for the block before them.
 
         Parameters
         ----------
         view : View
             The files behind them, so that a resumed run need not read these again.
+        seconds : float, optional
+            What the run has taken so far: the provenance says so, beside the number of its rows so far.
 
         Raises
         ------
@@ -100,9 +102,11 @@ class BlockWriter:
         self.wait()
         if self._digests:
             vectors = np.concatenate(self._vectors)
+            self._staged += len(vectors)
+            timed = {} if seconds is None else {"seconds": round(seconds, 3), "pictures": self._staged}
             rows = {
                 "spec": self.spec,
-                "provenance": [self.run],
+                "provenance": [{**self.run, **timed}],
                 "requests": self.requests,
                 "rows": len(vectors),
                 "dim": vectors.shape[1],

@@ -114,6 +114,8 @@ class Pass:
         self._known = known
         # what a network has been given in this pass: from then on a copy of it is reused
         self._given: list[set[bytes]] = [set() for _ in targets]
+        self._forward = [0.0 for _ in targets]  # seconds of each network
+        self._began = self._earlier = 0.0  # when this run began, and what those before it took
         self._images: ImageSet | None = None
         self._scanned: list[Outcome] = []  # read since the last block: the next one remembers their files
 
@@ -121,7 +123,7 @@ class Pass:
         """Yield what became of each picture, in order; when all have come, every row is on the disk."""
         self._images, self._scanned = images, []
         networks = [target.network for target in self.targets]
-        began = time.perf_counter()
+        began = self._began = time.perf_counter()
         with decoding():
             for item in flow(images, indices, networks, lacking=self._lacking, start=self._start, workers=self.readers):
                 if isinstance(item, Batch):
@@ -130,6 +132,7 @@ class Pass:
                     yield self._settle(item)
         self.tally.wall += time.perf_counter() - began
         self.flush()
+        self._earlier = self._elapsed
 
     def flush(self) -> None:
         """Stage the rows so far, and wait until they are on the disk."""
@@ -158,6 +161,8 @@ class Pass:
         target = self.targets[network]
         notes = target.start_engine(first)
         assert target.network.engine is not None
+        if not any(self._forward):  # to open networks is no cost of a picture
+            self._began = time.perf_counter()
         self.tally.add(Tally(engines={network: target.network.engine.name}, notes=notes))
 
     def _settle(self, picture: Picture) -> Outcome:
@@ -176,6 +181,7 @@ class Pass:
     def _take(self, batch: Batch) -> None:
         """Give the writers those rows of a batch that they do not have."""
         self.tally.seconds["forward"] += batch.seconds
+        self._forward[batch.network] += batch.seconds
         target = self.targets[batch.network]
         finite = np.all([np.isfinite(vectors).all(axis=1) for vectors in batch.vectors], axis=0)
         digests = [picture.digest for picture in batch.pictures]
@@ -190,11 +196,16 @@ class Pass:
 
     def _stage(self) -> None:
         """Hand the rows so far to the writers; the first block also says which files were read."""
-        for target in self.targets:
+        total = sum(self._forward)
+        for target, forward in zip(self.targets, self._forward, strict=True):
             for writer in target.writers:
                 if writer.rows:
                     scanned, self._scanned = self._scanned, []
-                    writer.stage(self._block_view(scanned))
+                    writer.stage(self._block_view(scanned), self._elapsed * (forward / total if total else 1.0))
+
+    @property
+    def _elapsed(self) -> float:
+        return self._earlier + time.perf_counter() - self._began
 
     def _block_view(self, scanned: list[Outcome]) -> View:
         assert self._images is not None

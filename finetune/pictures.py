@@ -13,7 +13,7 @@ import torch
 from data.errors import ImageSetError, TrainingError, first_line
 from data.images import ImageSet, Pictures, Subset
 from data.spec import FeatureSpec
-from data.splits import SplitRule, stratified_split
+from data.splits import SplitRule, measured_split, stratified_split
 from data.store import FeatureStore
 from data.views import Digests, Skipped
 from extract.datasets import image_set_of
@@ -227,7 +227,7 @@ def divide(roster: Roster, *, on: str | None, keep: str, hold_out: float, seed: 
         If a split is missing.
     """
     there = set(np.unique(roster.splits).tolist())
-    on = on or ("test" if "test" in there else "val")
+    on = on or measured_split(there)
     train, measure = roster.rows("train"), roster.rows(on)
     if on == "train":
         raise TrainingError(f"{roster.source} would be measured on what it is trained on: name another split with --on")

@@ -9,9 +9,10 @@ from conftest import SPEC, digest_of, make_view, penult
 from PIL import Image
 
 from classify.artifact import load_head
-from classify.compare import compare, find_sources
+from classify.compare import compare
 from classify.compare_report import conclusions
 from classify.evaluate import evaluate
+from classify.sources import find_sources
 from data.errors import HeadError, StoreError
 from data.layout import block_image
 from data.publish import publish
@@ -40,7 +41,8 @@ def write(path, specs, *, sizes=SIZES, name="toys", first=0, order=None, only=No
     )
     for i, spec in enumerate(specs):
         X = ((0.5 + i) * CENTRES[targets] + noise).astype(np.float32)[rows]
-        features = {"spec": spec, "provenance": [{"run": "r", "engine": "onnx/cpu"}], "requests": [], "rows": n}
+        run = {"run": "r", "engine": "onnx/cpu", **({"seconds": 3.0, "pictures": n} if i else {})}
+        features = {"spec": spec, "provenance": [run], "requests": [], "rows": n}
         slabs = [(digests[rows], X)]
         stage_block(path, new_run_id(), i, block_image({**features, "dim": 6, "dtype": X.dtype, "slabs": slabs}, view))
     publish(path, view, commands={spec.fingerprint: {"backbone": "test_resnet"} for spec in specs})
@@ -76,6 +78,8 @@ def test_every_head_is_measured_on_every_feature_and_the_best_comes_first(rankin
         assert entry.predict_microseconds > 0
         assert entry.head_bytes > 200
         assert (entry.feature_bytes, entry.n_train, entry.engines) == (24, 60, ["onnx/cpu"])
+        # the store does not say it of the first, as one of before
+        assert entry.extract_milliseconds == (20.0 if entry.features == DEEP.title else None)
 
 
 def test_the_figures_are_those_of_fit_and_eval(folder, store):
@@ -205,3 +209,13 @@ def test_wrong_usage_of_the_command_exits_2(folder):
     for arguments in (["f.h5", "--heads", "tree"], ["f.h5", "--png", "r.jpg"], []):
         assert penult("compare", *arguments, cwd=folder).returncode == 2
     assert "no.h5 does not exist" in penult("compare", "no.h5", cwd=folder).stderr
+
+
+def test_little_memory_reads_in_blocks_and_leaves_out_heads_that_cannot(store, ranking):
+    (small,) = compare([store], ["lr", "centroid"], memory=1000)
+    assert {e.kind for e in small.entries} == {"lr"}
+    assert sum("not fitted: centroid" in note and "1.0 kB" in note for note in small.notes) == 2
+    whole = {e.features: e.scores for e in ranking.entries if e.kind == "lr"}
+    for entry in small.entries:
+        np.testing.assert_array_equal(entry.scores.correct, whole[entry.features].correct)
+        assert entry.scores.log_loss == pytest.approx(whole[entry.features].log_loss, abs=1e-4)

@@ -399,6 +399,31 @@ def test_one_run_is_one_entry_of_provenance_and_knows_its_command(many, tmp_path
     (run,) = info.provenance
     assert run["request"] == info.requests[0]
     assert len(info.requests) == 1
+    assert run["pictures"] == result.extracted
+    assert 0 < run["seconds"] < result.seconds
+
+
+def test_what_a_picture_took_is_known_over_all_runs_that_were_timed(pictures, tmp_path):
+    store = tmp_path / "f.h5"
+    extract(pictures, store)
+    for i in range(4):
+        draw(pictures / f"train/red/new{i}.png", 1000 + i)
+    result = extract(pictures, store)
+    info = FeatureStore(store).features()[result.fingerprint]
+    first, second = sorted(info.provenance, key=lambda run: -run["pictures"])
+    assert (first["pictures"], second["pictures"]) == (36, 4)
+    took = 1000 * (first["seconds"] + second["seconds"]) / 40
+    assert info.extract_milliseconds == pytest.approx(took)
+
+
+def test_networks_of_one_pass_share_its_time(pictures, tmp_path):
+    began = time.perf_counter()
+    wanted = [Wanted("timm/test_resnet", "random"), Wanted("timm/test_efficientnet", "random")]
+    Extractor(open_images(pictures), tmp_path / "f.h5", wanted).run()
+    runs = [info.provenance[0] for info in FeatureStore(tmp_path / "f.h5").features().values()]
+    assert [run["pictures"] for run in runs] == [36, 36]
+    assert all(run["seconds"] > 0 for run in runs)
+    assert sum(run["seconds"] for run in runs) < time.perf_counter() - began
 
 
 def test_something_that_is_no_file_is_skipped_and_not_waited_for(pictures, tmp_path):
