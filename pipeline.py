@@ -31,6 +31,7 @@ _TUNE = ("cv", "val", "loo", "none")
 _ENGINES = ("auto", "torch", "onnx")
 _PRECISIONS = ("auto", "float32", "fp16", "bf16")
 _MODES = ("head", "full", "partial", "scratch", "lp-ft")
+_STRATEGIES = ("lr", "svm", "mlp", "head2toe", "head", "partial", "full", "lp-ft", "scratch")
 _PRESETS = ("default", "ants", "hotdog")
 _DEVICE = "auto, cpu, cuda, cuda:1 or mps (default: %(default)s)"
 _DATASET = "image set, where the store has several"
@@ -219,6 +220,18 @@ def build_parser() -> argparse.ArgumentParser:
         "heads that cannot are left out")
     add("--save", metavar="FOLDER", help="write the heads there")
     add("--png", type=_png, metavar="FILE.png", help="draw the ranking (of further image sets: FILE-2.png, ...)")
+
+    add = add.group("against fine-tuning")
+    add("--strategies", nargs="*", metavar="NAME", choices=_STRATEGIES, help=f"{', '.join(_STRATEGIES)}; without "
+        "a name all: heads on frozen features and fine-tuned networks, on the same pictures")
+    add("--colors", nargs="+", default=["rgb"], choices=("rgb", "gray"), help="with colour, without, or both")
+    add("--preset", default="default", choices=_PRESETS, help="recipe of fine-tuning (default: %(default)s)")
+    add("--epochs", type=_positive, metavar="N", help="of fine-tuning (default: the recipe's)")
+    add("--lr", type=float, metavar="RATE", help="of fine-tuning (default: the recipe's)")
+    add("--batch-size", type=_positive, metavar="N", help="of fine-tuning (default: the recipe's)")
+    add("--augment", choices=("none", "flip", "views", "crop"), help="of fine-tuning (default: the recipe's)")
+    add("--repeats", type=_positive, default=1, metavar="N", help="seeds from --seed on (default: %(default)s)")
+    add("--device", default="auto", help=_DEVICE)
 
     add = _verb(verbs, "advise", run_advise, "say whether to stay frozen, go back to earlier layers or "
         "fine-tune, and what that may give and cost")
@@ -583,6 +596,8 @@ def run_audit(arguments: argparse.Namespace, console: "Console") -> Result:
 
 def run_compare(arguments: argparse.Namespace, console: "Console") -> Result:
     """Verb `compare`."""
+    if arguments.strategies is not None:
+        return _run_contest(arguments, console)
     from classify.compare import all_kinds, compare
     from classify.compare_report import draw_rankings, print_ranking
     from data.store import FeatureStore
@@ -658,6 +673,72 @@ def _original(source: "Source", classes: Sequence[str]) -> "Original":
         reason="",
         macs=macs,
     )
+
+
+def _run_contest(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Run `compare --strategies`."""
+    from classify.advise import advise
+    from classify.contest import colour_differences, hold_contests, judge_advice
+    from classify.contest_report import draw_contests, print_contest, print_differences, print_judgement
+    from classify.folding import fit_probe
+    from classify.sources import penultimate_sources
+    from data.canvas import Canvas
+    from data.splits import measured_split
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+    from finetune.rivals import Rivals
+
+    named = {name: getattr(arguments, name) for name in ("epochs", "lr", "batch_size", "augment")}
+    changes = {name: value for name, value in named.items() if value is not None}
+    strategies = list(dict.fromkeys(arguments.strategies or _STRATEGIES))
+    seeds = range(arguments.seed, arguments.seed + arguments.repeats)
+    if arguments.png:
+        Canvas(Path(arguments.png), 1).check()  # before hours of training, not after them
+    stores = [FeatureStore(path) for path in dict.fromkeys(arguments.stores)]
+    contests, judgements = [], []
+    for source in penultimate_sources(stores, arguments.features, arguments.dataset):
+        store, name = source.store, source.dataset
+        split = arguments.on or measured_split(store.splits(name))
+        advice = advise(store, _original, dataset=name, features=source.info.spec.fingerprint, seed=arguments.seed)
+        with ProgressDisplay(console, "pictures") as display:
+            rivals = Rivals(
+                store,
+                name,
+                source.info.source,
+                arguments.preset,
+                changes,
+                split,
+                Path(arguments.save) if arguments.save else None,
+                arguments.device,
+                lambda samples: fit_probe(samples, arguments.seed),
+                lambda p: display.update(p.done, p.total, p.skipped),
+                display.update,
+            )
+            found = hold_contests(
+                source,
+                rivals,
+                strategies,
+                arguments.colors,
+                split,
+                seeds,
+                lambda what: display.count(f"steps, {what}"),
+            )
+        for contest in found:
+            print_contest(console, contest)
+        judgements.append(judge_advice(advice, found[0]))
+        print_judgement(console, judgements[-1])
+        contests += found
+    differences = colour_differences(contests)
+    print_differences(console, differences)
+    if arguments.png:
+        draw_contests(Path(arguments.png), contests)
+        console.print(f"wrote {arguments.png}")
+    return {
+        "contests": [contest.as_json() for contest in contests],
+        "colour": [dataclasses.asdict(difference) for difference in differences],
+        "advice": [dataclasses.asdict(judgement) for judgement in judgements],
+        "chart": arguments.png,
+    }, 0
 
 
 def run_predict(arguments: argparse.Namespace, console: "Console") -> Result:

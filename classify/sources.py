@@ -81,6 +81,31 @@ def find_sources(
     return [s for s in found if not (s.centre != s.key and (s.dataset, *s.centre) in keys)]
 
 
+def penultimate_sources(
+    stores: Sequence[FeatureStore], wanted: Sequence[str] = (), dataset: str | None = None
+) -> list[Source]:
+    """Return those of `find_sources` that a network gives before its last layer, in colour and as they are.
+
+    Raises
+    ------
+    StoreError
+        If there are none whose network is known.
+    """
+    found = [s for s in find_sources(stores, wanted, dataset) if s.info.requests]
+    plain = [
+        s
+        for s in found
+        if (s.info.spec.layer, s.info.spec.view, s.info.spec.color) == ("penultimate", "center", "rgb")
+        and not (s.info.spec.projection or s.info.spec.normalize)
+    ]
+    if not plain:
+        where = ", ".join(str(store.path) for store in stores)
+        raise StoreError(
+            f"{where} holds no penultimate features in colour whose network is known: run `extract IMAGES -o STORE`"
+        )
+    return plain
+
+
 def told_apart(sources: Sequence[Source]) -> list[str]:
     """Return what tables call the features: their titles, and as much more as tells them apart."""
     titles = [source.title for source in sources]

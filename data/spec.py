@@ -147,6 +147,18 @@ class Source:
     request: dict[str, Any]
     weights_file: str = ""
 
+    @property
+    def weights(self) -> str:
+        """What `extract.backbones.open_backbone` calls the weights; empty if they were a file that has no known place.
+
+        Raises
+        ------
+        KeyError
+            If the command is not known.
+        """
+        asked = self.request["weights"]
+        return self.weights_file if "sha256" in asked else "random" if "random" in asked else str(asked["named"])
+
 
 def only(specs: Sequence[FeatureSpec], what: str) -> FeatureSpec:
     """Return the one spec of `what`.

@@ -146,7 +146,7 @@ def _weights_of(sources: Sequence[Source], wants: str, given: Sequence[str]) -> 
                 f"{wants} needs the weights of {source.spec.backbone} from a file, which is not at "
                 f"{source.weights_file or '(unknown)'}: name it with --weights FILE"
             )
-        of[key] = source.weights_file if "sha256" in asked else "random" if "random" in asked else asked["named"]
+        of[key] = source.weights
     return [of[key] for key in keys]
 
 

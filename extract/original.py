@@ -143,9 +143,7 @@ def original_layer_of(source: Source, wants: str, weights: str = "") -> tuple[Or
         return None, f"the last layer reads the vector as the network gives it, and {spec.title} was changed afterwards"
     try:
         reopen_all([source], wants, weights=[weights] if weights else [])
-        asked = source.request["weights"]
-        where = weights or (source.weights_file if "sha256" in asked else asked.get("named", "random"))
-        return original_layer(source.request["backbone"], where)
+        return original_layer(source.request["backbone"], weights or source.weights)
     except PenultError as error:
         return None, str(error)
 

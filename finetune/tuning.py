@@ -26,6 +26,7 @@ from extract.wanted import Wanted
 from finetune.beginnings import LastLayer, LinearStart, shared_rows
 from finetune.cached import Activations, Behind, cache_activations, views_of
 from finetune.checkpoint import refuse_overwrite, save_checkpoint
+from finetune.costs import FORWARD_AND_BACKWARD, share_behind
 from finetune.devices import Runner
 from finetune.pictures import Inputs, Parts, Roster, divide, roster_of_images, roster_of_store
 from finetune.strategies import Strategy
@@ -65,8 +66,12 @@ class Tuning:
     passes : dict of str to int
         Pictures that went through the network: ``extracted`` once through its frozen part, ``trained`` forward and
         backward through what is trained, ``measured`` forward alone.
+    cost : float
+        The same in pictures that go once, forward, through all of it (`finetune.costs`).
     seconds : float
         In all, of this run.
+    saved_seconds : float
+        Of earlier runs, to compute activations that were there already.
     cached : str
         Layer whose activations were kept; empty where all of the network was run in every epoch.
     skipped : list of Skipped
@@ -88,7 +93,9 @@ class Tuning:
     kept: int
     resumed: int
     passes: dict[str, int]
+    cost: float
     seconds: float
+    saved_seconds: float
     cached: str
     skipped: list[Skipped]
     notes: list[str]
@@ -123,6 +130,7 @@ class Tuning:
             "accuracy": float(self.right.mean()),
             "accuracy_before_training": self.before,
             "passes": self.passes,
+            "cost": round(self.cost, 1),
             "seconds": round(self.seconds, 3),
             "skipped": [{"path": s.path, "reason": s.reason} for s in self.skipped],
             "notes": self.notes,
@@ -213,7 +221,7 @@ class Tuner:
         if given:
             set_last_layer(operated.network, given.weight, given.bias, given.rows)
             notes += given.report
-        source, path, layer, extracted, remark = self._source(operated, roster, frozen)
+        source, path, layer, extracted, saved, remark = self._source(operated, roster, frozen)
         notes += remark
         course = Course(
             network=operated.network,
@@ -255,6 +263,13 @@ class Tuner:
         if not isinstance(self.source, FeatureStore):
             self._own_store().unlink(missing_ok=True)
         done = len(trained.epochs)
+        passes = {
+            "extracted": extracted,
+            "trained": done * len(parts.train),
+            "measured": done * len(parts.choose) + len(parts.measure),
+        }
+        share = share_behind(operated, frozen)  # of what has a gradient
+        run = share if layer else 1.0  # of what is run in every epoch
         return Tuning(
             checkpoint=self.output,
             strategy=strategy,
@@ -270,12 +285,13 @@ class Tuner:
             epochs=trained.epochs,
             kept=trained.kept,
             resumed=trained.resumed,
-            passes={
-                "extracted": extracted,
-                "trained": done * len(parts.train),
-                "measured": done * len(parts.choose) + len(parts.measure),
-            },
+            passes=passes,
+            # without activations kept, the frozen stages are run forward in every epoch
+            cost=(len(roster) * len(views_of(strategy.augment, strategy.views, 0)) * (1 - share) if layer else 0)
+            + passes["trained"] * (run + (FORWARD_AND_BACKWARD - 1) * share)
+            + passes["measured"] * run,
             seconds=time.perf_counter() - began,
+            saved_seconds=saved,
             cached=layer,
             skipped=roster.skipped,
             notes=notes,
@@ -292,31 +308,33 @@ class Tuner:
 
     def _source(
         self, operated: Operated, roster: Roster, frozen: int
-    ) -> tuple[Source, torch.nn.Module, str, int, list[str]]:
+    ) -> tuple[Source, torch.nn.Module, str, int, float, list[str]]:
         """Return what feeds the network and what of it is fed: with stored activations, where they can be kept."""
         strategy = self.strategy
         views = views_of(strategy.augment, strategy.views, strategy.seed)
         plain = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers)
         if not frozen or not self.cache:
-            return plain, operated.network, "", 0, []
+            return plain, operated.network, "", 0, 0.0, []
         if not views:
             why = "random crops are new in every epoch: --augment none, flip or views lets the frozen stages run once"
-            return plain, operated.network, "", 0, [why]
+            return plain, operated.network, "", 0, 0.0, [why]
         whole = frozen > len(operated.stages)
         layer = PENULTIMATE if whole else operated.stages[frozen - 1]
         need = 4 * int(np.prod((operated.found.shapes[layer] or (1,))[1:])) * len(roster) * len(views)
         if need > CACHE_LIMIT:
             why = f"activations of {layer} would take {need / 1e9:.0f} GB: the frozen stages run in every epoch"
-            return plain, operated.network, "", 0, [why]
+            return plain, operated.network, "", 0, 0.0, [why]
         try:
             rest = None if whole else rest_of(operated, layer)
         except BackboneError as error:
-            return plain, operated.network, "", 0, [f"{error}: the frozen stages run in every epoch"]
-        activations, extracted = self._activations(roster, layer, strategy.augment, views)
-        return activations, Behind(rest, operated.network), layer, extracted, []
+            return plain, operated.network, "", 0, 0.0, [f"{error}: the frozen stages run in every epoch"]
+        activations, extracted, saved = self._activations(roster, layer, strategy.augment, views)
+        return activations, Behind(rest, operated.network), layer, extracted, saved, []
 
-    def _activations(self, roster: Roster, layer: str, augment: str, views: tuple[str, ...]) -> tuple[Activations, int]:
-        """Return what the network, before training, gives at a layer, and how many pictures it had to see."""
+    def _activations(
+        self, roster: Roster, layer: str, augment: str, views: tuple[str, ...]
+    ) -> tuple[Activations, int, float]:
+        """Return what the network, before training, gives at a layer; see `cache_activations`."""
         asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
         wanted = Wanted(
             self.backbone,
@@ -347,7 +365,7 @@ class Tuner:
             if start is None:
                 if self.probe is None:
                     raise TrainingError("lp-ft starts from a fitted head: name one with --start HEAD")
-                activations, _ = self._activations(roster, PENULTIMATE, "none", ("center",))
+                activations, _, _ = self._activations(roster, PENULTIMATE, "none", ("center",))
                 rows = parts.train
                 samples = Samples(
                     X=activations.vectors[0][rows],

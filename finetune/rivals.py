@@ -1,0 +1,116 @@
+"""What fine-tuning and its frozen rivals are given in a contest: the same pictures, splits, weights, preprocessing."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data.spec import FeatureSpec, Source
+from data.splits import SplitRule
+from data.store import FeatureStore, Samples
+from extract.backbones import ALL_STAGES, PENULTIMATE
+from extract.datasets import image_set_of
+from extract.extractor import Extractor
+from extract.results import Progress
+from extract.wanted import Wanted, wanted_of
+from finetune.strategies import make_strategy
+from finetune.tuning import Array, Tuner, Tuning
+
+
+@dataclasses.dataclass
+class Rivals:
+    """One image set of a store and one network, as its stored penultimate features say.
+
+    Parameters
+    ----------
+    store : FeatureStore
+        Which keeps the features and activations that a contest needs.
+    dataset : str
+        The image set.
+    source : Source
+        Of its penultimate features.
+    preset : str
+        A key of `finetune.strategies.PRESETS`.
+    changes : dict
+        Values of a `Strategy` that are not the preset's.
+    split : str
+        To measure on.
+    save : Path, optional
+        Folder that keeps the checkpoints.
+    device : str
+        As for `extract.engines.choose_device`.
+    probe : callable, optional
+        As for `finetune.tuning.Tuner`.
+    on_progress, on_step : callable, optional
+        As for `finetune.tuning.Tuner`.
+    """
+
+    store: FeatureStore
+    dataset: str
+    source: Source
+    preset: str
+    changes: dict[str, Any]
+    split: str
+    save: Path | None = None
+    device: str = "auto"
+    probe: Callable[[Samples], tuple[Array, Array]] | None = None
+    on_progress: Callable[[Progress], None] | None = None
+    on_step: Callable[[int, int], None] | None = None
+
+    def wanted(self, color: str) -> Wanted:
+        """Return the network in a colour mode."""
+        own = wanted_of(self.source.request, self.source.weights, "")
+        return dataclasses.replace(own, options=dataclasses.replace(own.options, color=color), layers=(PENULTIMATE,))
+
+    def features(self, color: str, every_stage: bool) -> list[FeatureSpec]:
+        """Extract what the store lacks; return the specs, the penultimate features first.
+
+        Parameters
+        ----------
+        color : str
+            Colour mode.
+        every_stage : bool
+            Whether features of every stage are needed, too.
+        """
+        wanted = self.wanted(color)
+        if every_stage:
+            wanted = dataclasses.replace(wanted, layers=(PENULTIMATE, ALL_STAGES))
+        view = self.store.view(self.dataset)
+        done = Extractor(
+            image_set_of(view),
+            self.store.path,
+            [wanted],
+            device=self.device,
+            split=SplitRule(**view.split_rule) if view.split_rule else None,
+            keep=True,
+            on_progress=self.on_progress,
+        ).run()
+        held = self.store.features()
+        return [held[feature.fingerprint].spec for feature in done.features]
+
+    def train(self, mode: str, color: str, seed: int) -> Tuning:
+        """Fine-tune in one mode, with one seed."""
+        wanted = self.wanted(color)
+        own = {**self.changes, "seed": seed}
+        if mode in ("head", "partial") and own.get("augment") == "crop":
+            own.pop("augment")  # whose activations could not be kept
+        strategy = make_strategy(mode, self.preset, **own)
+        with tempfile.TemporaryDirectory(prefix="penult-contest-") as scratch:
+            folder = self.save or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            return Tuner(
+                self.store,
+                folder / f"{self.dataset}-{color}-{mode}-{seed}.ckpt",
+                strategy,
+                wanted.backbone,
+                wanted.weights,
+                wanted.options,
+                wanted.partial,
+                self.dataset,
+                on=self.split,
+                device=self.device,
+                probe=self.probe,
+                on_progress=self.on_progress,
+                on_step=self.on_step,
+            ).run()

@@ -1,0 +1,99 @@
+"""Frozen features against fine-tuning: the ranking, the tests, and the verb that runs all of them."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from conftest import TINY, penult
+
+import pipeline
+from classify.contest import STRATEGIES, Run, colour_differences, judge_advice, rank_runs
+from classify.statistics import mcnemar_exact
+
+FACTS = {"dataset": "toys", "color": "rgb", "backbone": "b", "split": "test", "n_train": 9, "n_classes": 2}
+FACTS["refused"] = {}
+
+
+def run(strategy, right, seed=0):
+    return Run(strategy, seed, np.array(right, dtype=bool), 1.0, 10.0)
+
+
+def answers(n_right, n=40):
+    return [i < n_right for i in range(n)]
+
+
+def test_the_command_line_offers_every_strategy():
+    assert pipeline._STRATEGIES == STRATEGIES
+
+
+def test_the_best_comes_first_and_the_others_are_tested_against_it():
+    contest = rank_runs([run("lr", answers(20)), run("full", answers(38)), run("svm", answers(36))], **FACTS)
+    assert [entry.strategy for entry in contest.entries] == ["full", "svm", "lr"]
+    assert [entry.verdict for entry in contest.entries] == ["best", "tie", "worse"]
+    assert contest.entries[2].p_value == mcnemar_exact(np.array(answers(38)), np.array(answers(20)))
+    assert contest.entries[2].p_holm >= contest.entries[2].p_value
+
+
+def test_equals_stand_in_the_order_of_cost():
+    contest = rank_runs([run("scratch", answers(30)), run("lr", answers(30))], **FACTS)
+    assert [entry.strategy for entry in contest.entries] == ["lr", "scratch"]
+    assert [entry.wins for entry in contest.entries] == [1, 1]
+
+
+def test_wins_are_counted_by_seed():
+    runs = [
+        run("lr", answers(30), 0),
+        run("lr", answers(30), 1),
+        run("full", answers(36), 0),
+        run("full", answers(20), 1),
+    ]
+    contest = rank_runs(runs, **FACTS)
+    assert {entry.strategy: entry.wins for entry in contest.entries} == {"lr": 1, "full": 1}
+    assert contest.entries[0].accuracy == pytest.approx(0.75)
+
+
+def test_colour_is_compared_on_the_same_pictures():
+    rgb = rank_runs([run("lr", answers(38))], **FACTS)
+    gray = rank_runs([run("lr", answers(20))], **{**FACTS, "color": "gray"})
+    (difference,) = colour_differences([rgb, gray])
+    assert (difference.rgb, difference.gray) == (0.95, 0.5)
+    assert difference.p_value < 0.001
+
+
+@pytest.mark.parametrize(("advised", "ties"), [("frozen", False), ("full", True), ("partial", None)])
+def test_advice_is_judged_by_what_came_of_it(advised, ties):
+    contest = rank_runs([run("lr", answers(20)), run("full", answers(38))], **FACTS)
+    gain = types.SimpleNamespace(points=5.0, interval=(0.0, 10.0))
+    judgement = judge_advice(types.SimpleNamespace(strategy=advised, sentence="...", gain=gain), contest)
+    assert judgement.measured == pytest.approx(45.0)
+    assert judgement.kept is False
+    assert judgement.ties is ties
+
+
+def test_all_strategies_meet_on_one_store(pictures, tmp_path):
+    store, out = tmp_path / "f.h5", tmp_path / "r.json"
+    penult("extract", pictures, "-o", store, *TINY, "--input-size", "32")
+    command = ["compare", store, "--colors", "rgb", "gray", "--epochs", "1", "--batch-size", "8", "--json", out]
+    done = penult(*command, "--save", tmp_path / "kept", "--strategies")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(out.read_text())
+    assert [contest["color"] for contest in answer["contests"]] == ["rgb", "gray"]
+    for contest in answer["contests"]:
+        assert {entry["strategy"] for entry in contest["entries"]} | contest["refused"].keys() == set(STRATEGIES)
+        assert contest["entries"][0]["verdict"] == "best"
+        assert all(entry["cost"] > 0 and entry["seconds"] > 0 for entry in contest["entries"])
+    assert len(answer["colour"]) >= 7
+    assert answer["advice"][0]["dataset"] == "pictures"
+    assert (tmp_path / "kept" / "pictures-gray-full-0.ckpt").exists()
+    # a checkpoint of the contest is measured by eval as the contest measured it
+    done = penult("eval", tmp_path / "kept" / "pictures-rgb-full-0.ckpt", store, "--json", out)
+    full = next(e for e in answer["contests"][0]["entries"] if e["strategy"] == "full")
+    assert json.loads(out.read_text())["heads"][0]["accuracy"] == pytest.approx(full["accuracy"])
+
+
+def test_a_store_without_plain_features_is_refused(pictures, tmp_path):
+    penult("extract", pictures, "-o", tmp_path / "f.h5", *TINY, "--input-size", "32", "--normalize")
+    done = penult("compare", tmp_path / "f.h5", "--strategies", "lr")
+    assert done.returncode == 1
+    assert "holds no penultimate features in colour whose network is known" in done.stderr
