@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from data.spec import Source
     from data.splits import SplitRule
     from data.store import FeatureStore
+    from extract.backbones import Options
     from finetune.beginnings import LinearStart
 
 
@@ -261,7 +262,8 @@ def build_parser() -> argparse.ArgumentParser:
         "take it for a head, extract --weights for a backbone")
     add("--preset", default="default", choices=_PRESETS, help="recipe; ants and hotdog are those of the tutorials "
         "(default: %(default)s)")
-    add("--backbone", metavar="NAME", help="torchvision or timm network (default: efficientnet_lite0)")
+    add("--backbone", metavar="NAME", help="torchvision or timm network (default: that of the store's features, "
+        "else efficientnet_lite0)")
     add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
     add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
     add("--init", default="auto", choices=("auto", "random", "rows"), help="what the new last layer starts from: rows "
@@ -301,7 +303,7 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: 0.15)")
     add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
     add("--seed", type=int, metavar="N")
-    add = add.group("preprocessing (default: the network's own)")
+    add = add.group("preprocessing (default: that of the store's features, else the network's own)")
     add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
     add("--color", choices=("rgb", "gray", "luma", "rgba"), help="as for extract")
@@ -785,7 +787,6 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.report import is_store
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
-    from extract.backbones import DEFAULT_BACKBONE, Options
     from extract.datasets import open_source
     from finetune.logs import Logs
     from finetune.report import print_epoch, print_tuning
@@ -799,7 +800,8 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     stored = is_store(Path(arguments.images))
-    title = f"{arguments.backbone or DEFAULT_BACKBONE}, {arguments.mode}, on {Path(arguments.images).name}"
+    backbone, weights, options = _network_to_tune(arguments, stored)
+    title = f"{backbone}, {arguments.mode}, on {Path(arguments.images).name}"
     logs = Logs(title, arguments.png, arguments.csv, arguments.tensorboard)
 
     def told(epoch: Epoch) -> None:
@@ -816,9 +818,9 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
             FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
             output,
             strategy,
-            arguments.backbone or DEFAULT_BACKBONE,
-            arguments.weights,
-            Options(input_size=arguments.input_size, resize=arguments.resize, color=arguments.color),
+            backbone,
+            weights,
+            options,
             arguments.partial,
             arguments.dataset,
             _split_rule(arguments),
@@ -838,6 +840,29 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
     print_tuning(console, tuning, interval)
     return {**tuning.as_json(), "accuracy_ci95": list(interval), "chart": arguments.png}, 0
+
+
+def _network_to_tune(arguments: argparse.Namespace, stored: bool) -> "tuple[str, str, Options]":
+    """Return network, weights and preprocessing: what is named, else those of a store's penultimate features."""
+    from classify.sources import penultimate_sources
+    from data.errors import StoreError
+    from data.store import FeatureStore
+    from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.checkpoints import read_checkpoint
+    from extract.wanted import wanted_of
+
+    named = {"input_size": arguments.input_size, "resize": arguments.resize, "color": arguments.color}
+    changes = {name: value for name, value in named.items() if value is not None}
+    backbone, weights, own = arguments.backbone or DEFAULT_BACKBONE, arguments.weights, Options()
+    if Path(weights).is_file() and (checkpoint := read_checkpoint(Path(weights))):
+        backbone, own = arguments.backbone or checkpoint.spec.backbone, checkpoint.options()
+    elif stored and weights == "default":
+        with contextlib.suppress(StoreError):
+            names = [arguments.backbone] if arguments.backbone else []
+            found = penultimate_sources([FeatureStore(arguments.images)], names, arguments.dataset)[0].info.source
+            wanted = wanted_of(found.request, found.weights, "")
+            backbone, weights, own = wanted.backbone, wanted.weights, wanted.options
+    return backbone, weights, dataclasses.replace(own, **changes)
 
 
 def _start_of(path: str) -> "LinearStart":
