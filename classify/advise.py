@@ -148,7 +148,7 @@ def _families(store: FeatureStore, dataset: str | None, features: str | None) ->
     families: dict[FeatureSpec, list[FeatureSpec]] = {}
     wanted = set()
     for fingerprint, info in store.features().items():
-        if not np.isin(view.digests, store.digests(fingerprint)).all():
+        if info.spec.is_activations or not np.isin(view.digests, store.digests(fingerprint)).all():
             continue
         family = family_of(info.spec)
         families.setdefault(family, []).append(info.spec)

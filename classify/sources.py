@@ -63,7 +63,11 @@ def find_sources(
         held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
         for name, view in store.views().items():
             if dataset in (None, name):
-                covering = [i for fp, i in infos.items() if np.isin(view.digests, held[fp]).all()]
+                covering = [
+                    i
+                    for fp, i in infos.items()
+                    if np.isin(view.digests, held[fp]).all() and (wanted or not i.spec.is_activations)
+                ]
                 found += [Source(store, name, info) for info in covering]
     where = ", ".join(str(store.path) for store in stores)
     if not found:

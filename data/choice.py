@@ -10,6 +10,12 @@ from data.spec import FeatureSpec
 
 ALL_STAGES = "all-stages"
 
+_PLAIN: tuple[Callable[[FeatureSpec], bool], ...] = (
+    lambda spec: not spec.is_activations,
+    lambda spec: spec.layer == "penultimate",
+    lambda spec: spec.color == "rgb",
+)
+
 Groups = Mapping[str, list[FeatureGroup]]  # by fingerprint
 Covers = Callable[[str], bool]  # whether the features of a fingerprint are there of every picture
 
@@ -24,6 +30,7 @@ def choose_features(groups: Groups, names: Sequence[str], covers: Covers, where:
     names : sequence of str
         Each the beginning of a fingerprint, a network, a layer, or both as titles have them; ``all-stages`` or
         ``NETWORK/all-stages``: every layer of one network, as `layers_of` orders them. None: the only ones there are.
+        Where a name, or none, fits several, the penultimate layer in colour is meant, if that is one.
     covers : callable
         Whether the features of a fingerprint are there of every picture of the image set.
     where, dataset : str
@@ -82,6 +89,9 @@ def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: 
     centres = {dataclasses.replace(groups[fp][0].spec, view="center").fingerprint for fp in found}
     if len(found) > 1 and all(fp in found for fp in centres):
         found = [fp for fp in found if fp in centres]
+    # of several that fit, those that are plainly features, of the layer that is meant if none is named, in colour
+    for plain in _PLAIN:
+        found = [fp for fp in found if plain(groups[fp][0].spec)] or found
     if len(found) == 1:
         return found[0]
     if not found:
@@ -100,7 +110,7 @@ def _all_layers(groups: Groups, network: str, covers: Covers, where: str, datase
     """Return every layer of the network of which the store has several, those that all pictures have."""
     families: dict[FeatureSpec, list[str]] = {}
     for fp, held in groups.items():
-        if (not network or network in _names(held)) and covers(fp):
+        if (not network or network in _names(held)) and not held[0].spec.is_activations and covers(fp):
             families.setdefault(family_of(held[0].spec), []).append(fp)
     several = {family: fps for family, fps in families.items() if len(fps) > 1}
     centres = {family: fps for family, fps in several.items() if family.view == "center"}

@@ -117,6 +117,11 @@ class FeatureSpec:
             raise SpecError(f"not a feature spec ({error}): {text[:80]!r}") from None
 
     @property
+    def is_activations(self) -> bool:
+        """Whether these are a layer's whole outputs, kept to train what follows it rather than to fit heads on."""
+        return self.pooling == "flatten" and self.layer != "penultimate"
+
+    @property
     def title(self) -> str:
         """Short name for tables and messages, such as ``torchvision/resnet18/penultimate``."""
         changes = {

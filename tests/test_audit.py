@@ -426,7 +426,7 @@ def test_the_csv_goes_to_standard_output_too(result, tmp_path, capsys):
 def test_the_verb_refuses_bad_input_in_a_sentence(tmp_path):
     samples = samples_of(some_labels(40))
     splits = np.array(["train", "test"] * 20)
-    write(tmp_path / "two.h5", samples, splits, (SPEC, dataclasses.replace(SPEC, layer="layer3", pooling="avg")))
+    write(tmp_path / "two.h5", samples, splits, (SPEC, dataclasses.replace(SPEC, backbone="timm/test_vit")))
     for arguments, message in (
         (["no.h5"], "no.h5 does not exist"),
         (["two.h5"], "holds several features that fit"),

@@ -82,12 +82,30 @@ def test_a_network_of_one_layer_has_no_stages(tmp_path, stage):
     [
         (["layer2", "all-stages"], r"names timm/test_resnet/layer2 twice: name each of the features once"),
         (["layer3"], r"holds no features 'layer3', only timm/test_resnet/"),
-        (["test_resnet"], r"several features that fit: .* or all of them with --features all-stages"),
     ],
 )
 def test_names_that_do_not_fit_are_refused_with_the_next_step(held, names, message):
     with pytest.raises(StoreError, match=message):
         held.load(features=names)
+
+
+def test_of_layers_alone_one_must_be_named(tmp_path, stage):
+    held = store_of(tmp_path / "f.h5", stage, [layer("layer2"), layer("layer3")])
+    with pytest.raises(StoreError, match=r"several features that fit: .* or all of them with --features all-stages"):
+        held.load(features="test_resnet")
+
+
+def test_what_is_not_named_is_the_penultimate_layer_in_colour(tmp_path, stage):
+    plain = layer("penultimate")
+    kept = dataclasses.replace(plain, layer="layer2", pooling="flatten")
+    grey = dataclasses.replace(plain, color="gray")
+    held = store_of(tmp_path / "f.h5", stage, [kept, layer("layer3"), grey, plain])
+    assert held.load().spec == plain
+    assert held.load(features="test_resnet").spec == plain
+    assert held.load(features="layer3").spec == layer("layer3")
+    # activations that were kept to train the rest are no stage to fit heads on
+    assert kept not in held.load(features="all-stages").specs
+    assert held.load(features=kept.fingerprint[:8]).spec == kept
 
 
 def test_one_of_several_specs_that_is_missing_is_named_field_by_field(held):
