@@ -80,9 +80,9 @@ def choose(
     scores, factor = np.zeros((len(y), n_classes)), 1.0
     if folds:
         masks = np.stack([of_row * (fold != f) for f in folds], axis=1)
-        task = centred_task(head, X, y, n_classes, masks)
+        task, stopping = head.precisely(centred_task(head, X, y, n_classes, masks), for_ranking(head.stopping()))
         least = np.inf
-        for fit in head.path(task, values, for_ranking(head.stopping())):
+        for fit in head.path(task, values, stopping):
             tried = _held_out(fit, task, fold, folds)
             scale = _scale(tried[held], y[held], some)
             loss = log_loss(softmax(scale * tried[held]), y[held], some)
@@ -91,7 +91,8 @@ def choose(
             elif loss > _HOPELESS * least:
                 break
     task = centred_task(head, X, y, n_classes, None if weights is None else of_row[:, None])
-    (fit,) = head.path(task, [value], head.stopping(), start)
+    task, stopping = head.precisely(task, head.stopping())
+    (fit,) = head.path(task, [value], stopping, start)
     coef, intercept = fit.on_rows(task.moments)
     converged = fit.gap <= getattr(head, "tol", 0.0)
     return Chosen(coef[0], intercept[0], converged, scores, factor)

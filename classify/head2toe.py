@@ -80,12 +80,12 @@ class Head2ToeHead(SharingHead):
         ranking, converged = _ranking(X, y, weights)
         kept = self._kept(ranking, len(self.classes_))
         head = LogisticHead(C=self.C)
-        task = _task(head, X, kept, y, weights)
+        task, stopping = head.precisely(_task(head, X, kept, y, weights), head.stopping())
         # along a path from strong penalties the last value takes a fraction of the steps that it does from zero
         start = None
         for fit in head.path(task, [C for C in self.grid["C"] if C < self.C], for_ranking(head.stopping())):
             start = fit.start
-        (fit,) = head.path(task, [self.C], head.stopping(), start)
+        (fit,) = head.path(task, [self.C], stopping, start)
         self._keep(kept, fit, task, factors, converged and fit.gap <= head.tol)
 
     def shared(self, d: int) -> bytes:

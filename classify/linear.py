@@ -151,14 +151,18 @@ class PathHead(LinearHead):
 
     def _solve(self, task: Task, start: Vectors | None = None, on_step: OnStep | None = None) -> None:
         self.check()
-        stopping = dataclasses.replace(self.stopping(), on_step=on_step)
-        if self.stepwise and len(task.rows) * task.rows.shape[1] * task.n_classes <= _SMALL:
-            task = dataclasses.replace(task, rows=dataclasses.replace(task.rows, dtype=np.float64))
-            stopping = dataclasses.replace(stopping, tolerance=min(stopping.tolerance, _EXACT), stall=0.0)
+        task, stopping = self.precisely(task, dataclasses.replace(self.stopping(), on_step=on_step))
         (fit,) = self.path(task, [getattr(self, self.along)], stopping, start)
         self._keep(fit.coef[0], fit.intercept[0])
         self.gap_, self.n_iter_ = fit.gap, max(fit.steps, 1)
         self.converged_ = fit.gap <= getattr(self, "tol", 0.0)
+
+    def precisely(self, task: Task, stopping: Stopping) -> tuple[Task, Stopping]:
+        """Return a task and when to stop: in float64 and to all digits where that costs nothing one would notice."""
+        if not self.stepwise or len(task.rows) * task.rows.shape[1] * task.n_classes > _SMALL:
+            return task, stopping
+        exact = dataclasses.replace(task, rows=dataclasses.replace(task.rows, dtype=np.float64))
+        return exact, dataclasses.replace(stopping, tolerance=min(stopping.tolerance, _EXACT), stall=0.0)
 
     def path(
         self, task: Task, values: Sequence[Any], stopping: Stopping, start: Vectors | None = None

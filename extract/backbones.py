@@ -280,6 +280,7 @@ def open_backbone(
     >>> [spec.title for spec in tiny.specs]
     ['timm/test_resnet/layer3/gem', 'timm/test_resnet/penultimate']
     """
+    require_torch()
     from extract.layers import cut_network
 
     headless = open_headless(name, weights, options, seed, partial=partial)

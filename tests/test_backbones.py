@@ -1,6 +1,7 @@
 """Networks and weights: what is loaded, what is refused, and that nothing of a network changes."""
 
 import pickle
+import sys
 import zipfile
 
 import numpy as np
@@ -356,3 +357,10 @@ def test_a_spec_names_the_output_that_gives_it_again():
     backbone = open_backbone("timm/test_resnet", "random", outputs=outputs)
     again = [Output(spec.layer, spec.pooling) for spec in backbone.specs]
     assert open_backbone("timm/test_resnet", "random", outputs=again).specs == backbone.specs
+
+
+def test_without_torch_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr("extract.zoo.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "extract.layers", None)  # whose import would fail
+    with pytest.raises(MissingDependency, match=r"torch is not installed: install it with `pip install"):
+        open_backbone("timm/test_resnet", "random")
