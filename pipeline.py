@@ -272,7 +272,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's")
     add("--momentum", type=float, metavar="M")
     add("--weight-decay", type=float, metavar="W")
-    add("--schedule", choices=("constant", "step", "cosine"))
+    add("--schedule", choices=("constant", "step", "cosine", "cooldown"), help="cooldown: constant, then "
+        "from half way down to zero")
     add("--step-epochs", type=_positive, metavar="N", help="of the schedule step")
     add("--gamma", type=float, metavar="G", help="of the schedule step")
     add("--warmup", type=float, metavar="EPOCHS", help="over which the rate rises")
@@ -299,6 +300,52 @@ def build_parser() -> argparse.ArgumentParser:
     add("--png", type=_png, metavar="FILE.png", help="draw the curves of loss and accuracy")
     add("--csv", metavar="FILE", help="write a row for each epoch there (- is standard output)")
     add("--tensorboard", metavar="FOLDER", help="write TensorBoard's events there")
+
+    add = _verb(verbs, "depth", run_depth, "search how many stages of a network are best left frozen")
+    add("images", metavar="IMAGES|STORE", help="as for finetune; a store keeps the activations of every depth")
+    add("-o", "--output", metavar="CHECKPOINT", help="file to write the best network to; a search that is stopped can "
+        "then be taken up again")
+    add("--depths", type=_natural, nargs="+", default=[], metavar="K", help="frozen stages to try: 0 trains all "
+        "layers, one more than there are the last layer alone (default: every number)")
+    add("--budget", type=_positive, metavar="N", help="epochs of every depth before the first half of them is dropped; "
+        "twice as many before the next (default: 2)")
+    add("--epochs", type=_positive, metavar="N", help="instead: epochs of the best depth in all")
+    add("--backbone", metavar="NAME", help="torchvision or timm network (default: efficientnet_lite0)")
+    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
+    add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
+    add("--init", default="auto", choices=("auto", "random", "rows"), help="as for finetune")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--on", metavar="SPLIT", help="what the best depth is measured on, once (default: test, or val where there is "
+        "no test); it chooses nothing")
+    add("--test-fraction", type=float, metavar="F", help="split pictures anew: share of each class for test")
+    add("--val-fraction", type=float, metavar="F", help="share of each class for val")
+    add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
+    add = add.group("how every depth is trained (default: as by finetune)")
+    add("--batch-size", type=_positive, metavar="N")
+    add("--optimizer", choices=("sgd", "adamw"))
+    add("--lr", type=float, metavar="RATE", help="of the pretrained layers")
+    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (default: 10)")
+    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's")
+    add("--momentum", type=float, metavar="M")
+    add("--weight-decay", type=float, metavar="W")
+    add("--warmup", type=float, metavar="EPOCHS", help="over which the rate rises")
+    add("--label-smoothing", type=float, metavar="S")
+    add("--augment", default="flip", choices=("none", "flip", "crop"), help="of all depths alike; crop: random crops, "
+        "new in every epoch, so that no activations can be kept (default: %(default)s)")
+    add("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    add("--hold-out", type=float, metavar="F", help="share of train that chooses the depth where val cannot (default: "
+        "0.15)")
+    add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
+    add("--seed", type=int, metavar="N", help="the same for every depth (default: 0)")
+    add = add.group("preprocessing (default: the network's own)")
+    add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
+    add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
+    add("--color", choices=("rgb", "gray", "luma", "rgba"), help="as for extract")
+    add = add.group("running")
+    add("--device", default="auto", help=_DEVICE)
+    add("--workers", type=_positive, default=0, metavar="N", help="threads that decode (default: one a core)")
+    add("--no-cache", action="store_true", help="run frozen stages in every epoch")
+    add("--png", type=_png, metavar="FILE.png", help="draw the held-out accuracy of every depth after every rung")
 
     add = _verb(verbs, "info", run_info, "show what a store holds, or statistics of pictures")
     add("source", metavar="STORE|IMAGES", help="a store, or pictures as for `extract`")
@@ -757,6 +804,69 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
     print_tuning(console, tuning, interval)
     return {**tuning.as_json(), "accuracy_ci95": list(interval), "chart": arguments.png}, 0
+
+
+def run_depth(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `depth`."""
+    from tempfile import TemporaryDirectory
+
+    from classify.statistics import holm, mcnemar_exact, wilson_interval
+    from data.canvas import Canvas
+    from data.report import is_store
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+    from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.datasets import open_source
+    from finetune.depth import DepthSearch, Judge
+    from finetune.depth_report import draw_search, print_rung, print_search, show_epoch
+    from finetune.strategies import Strategy, make_strategy
+    from finetune.tuning import Tuner
+
+    if arguments.budget and arguments.epochs:
+        _wrong_usage("depth", "--epochs and --budget say the same: name one of them")
+    if arguments.png:
+        Canvas(Path(arguments.png), 1).check()
+    named = {f.name for f in dataclasses.fields(Strategy)} - {"mode", "epochs"}
+    changes = {name: value for name, value in vars(arguments).items() if name in named and value is not None}
+    stored = is_store(Path(arguments.images))
+    with contextlib.ExitStack() as stack:
+        spare = "" if arguments.output else stack.enter_context(TemporaryDirectory(prefix="penult-depth-"))
+        output = Path(arguments.output or spare, "" if arguments.output else "network")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        display = stack.enter_context(ProgressDisplay(console, "pictures"))
+        tuner = Tuner(
+            FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
+            output,
+            make_strategy("full", schedule="cooldown", **changes),
+            arguments.backbone or DEFAULT_BACKBONE,
+            arguments.weights,
+            Options(input_size=arguments.input_size, resize=arguments.resize, color=arguments.color),
+            arguments.partial,
+            arguments.dataset,
+            _split_rule(arguments),
+            arguments.on,
+            arguments.device,
+            arguments.workers,
+            not arguments.no_cache,
+            arguments.init,
+            on_progress=lambda p: display.update(p.done, p.total, p.skipped),
+            on_picture=display.update,
+        )
+        search = DepthSearch(
+            tuner,
+            Judge(wilson_interval, mcnemar_exact, holm),
+            arguments.budget or 2,
+            arguments.epochs or 0,
+            arguments.depths,
+            bool(arguments.output),
+            lambda *told: show_epoch(display, *told),
+            lambda *told: print_rung(console, *told),
+        ).run()
+    print_search(console, search)
+    if arguments.png:
+        title = f"{search.backbone} on {Path(arguments.images).name}"
+        draw_search(Path(arguments.png), search, title)
+    return {**search.as_json(), "chart": arguments.png}, 0
 
 
 def _start_of(path: str) -> "LinearStart":

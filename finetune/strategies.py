@@ -8,7 +8,7 @@ from data.errors import TrainingError
 
 MODES = ("head", "full", "partial", "scratch", "lp-ft")
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "cooldown")
 AUGMENTATIONS = ("none", "flip", "views", "crop")
 
 
@@ -37,7 +37,8 @@ class Strategy:
     momentum, weight_decay : float
         SGD's momentum; L2 penalty, of all parameters with SGD, of matrices alone with AdamW.
     schedule : str
-        ``constant``; ``step``: times `gamma` every `step_epochs`; ``cosine``: down to zero.
+        ``constant``; ``step``: times `gamma` every `step_epochs`; ``cosine``: down to zero; ``cooldown``: constant, and
+        in the second half evenly down to zero (Hagele et al. 2024, arXiv:2405.18392).
     step_epochs, gamma
         Of the schedule ``step``.
     warmup : float
@@ -148,6 +149,8 @@ class Strategy:
             return rising * self.gamma ** int(epoch // self.step_epochs)
         if self.schedule == "cosine":
             return rising * 0.5 * (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0)))
+        if self.schedule == "cooldown":
+            return rising * min(1.0, max(2 * (1 - epoch / self.epochs), 0.0))
         return rising
 
     def rate(self, depth: int | None, n_stages: int) -> float:

@@ -152,8 +152,13 @@ class Trainer:
         self.on_step = on_step
         self.on_epoch = on_epoch
 
-    def run(self) -> Trained:
+    def run(self, until: int | None = None) -> Trained:
         """Train, going on where an earlier run of the same request was stopped.
+
+        Parameters
+        ----------
+        until : int, optional
+            Stop after this epoch, as if interrupted: the next run goes on; without it all epochs are run.
 
         Raises
         ------
@@ -172,7 +177,7 @@ class Trainer:
             best, kept = state.best, state.kept
         resumed = len(history)
         with self.runner.seeded():
-            for number in range(len(history) + 1, strategy.epochs + 1):
+            for number in range(len(history) + 1, (until or strategy.epochs) + 1):
                 if self._patience_is_out(history, kept):
                     break
                 history.append(self._epoch(number, optimizer))
