@@ -1,6 +1,7 @@
 """What a search for the best depth prints and draws."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,66 +105,57 @@ def conclusions(search: "Search") -> list[str]:
 
 
 def draw_search(path: Path, search: "Search", title: str) -> None:
-    """Draw the held-out accuracy of every depth, a line for each rung.
+    """Draw the held-out accuracy of every depth along its epochs, side by side.
 
     Raises
     ------
     MissingDependency
         If matplotlib is not installed.
     """
-    places = {depth.candidate.frozen: i for i, depth in enumerate(search.depths)}
     with Canvas(path, 1) as (_, (axes,)):
         axes.set_title(printable(title))
-        for i, rung in enumerate(search.rungs):
-            here = [depth for depth in search.depths if depth.candidate.frozen in rung.ran]
-            x = [places[depth.candidate.frozen] for depth in here]
-            y = [depth.reached[i].best.accuracy or 0.0 for depth in here]
-            strength = (i + 1) / len(search.rungs)
-            axes.plot(
-                x,
-                y,
-                color=BLUE,
-                alpha=0.25 + 0.75 * strength,
-                marker="o",
-                markersize=6 + 3 * strength,
-                linewidth=1 + 1.5 * strength,
-                label=f"rung {rung.number}: {_epochs(rung.until)}",
-                zorder=2 + i,
-            )
-        _mark_chosen(axes, search, places[search.chosen.candidate.frozen])
-        names = ["all is trained" if not d.candidate.frozen else d.candidate.layer for d in search.depths]
-        labels = [f"{frozen}\n{_short(name)}" for frozen, name in zip(places, names, strict=True)]
+        for place, depth in enumerate(search.depths):
+            _draw_depth(axes, search, depth, place)
+        names = ["none" if not d.candidate.frozen else d.candidate.layer for d in search.depths]
+        labels = [f"{d.candidate.frozen}\n{_short(n)}" for d, n in zip(search.depths, names, strict=True)]
         axes.set_xticks(range(len(labels)), labels, fontsize=12 if len(labels) < 10 else 9)
-        axes.set_xlabel("frozen stages, and the last of them")
+        axes.grid(axis="x", visible=False)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel("frozen stages, and the last frozen layer")
         axes.set_ylabel(f"accuracy on {len(search.parts.choose)} held-out pictures")
-        axes.margins(x=0.06, y=0.1)
-        axes.legend(frameon=False, loc="best")
+        axes.set_xlim(-0.6, len(labels) - 0.4)
+        axes.margins(y=0.1)
+        rungs = ", ".join(str(rung.until) for rung in search.rungs)
+        grey = "" if all(depth.ties for depth in search.depths) else "; grey: worse than the chosen depth"
+        axes.annotate(
+            f"along the epochs, the best so far; dots: compared after {rungs} epochs; bar: 95% interval{grey}",
+            (1.0, 0.0),
+            xycoords="axes fraction",
+            xytext=(0, -80),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color=QUIET,
+            fontsize=12,
+            annotation_clip=False,
+        )
 
 
-def _mark_chosen(axes: "Axes", search: "Search", place: int) -> None:
-    accuracy = search.chosen.reached[-1].best.accuracy or 0.0
-    low, high = search.held_out_interval
-    axes.plot([place, place], [low, high], color=ORANGE, linewidth=3, alpha=0.45, solid_capstyle="butt", zorder=1)
-    axes.plot([place], [accuracy], color=ORANGE, marker="o", markersize=12, zorder=20)
-    right = place > len(search.depths) / 2
+def _draw_depth(axes: "Axes", search: "Search", depth: "Depth", place: int) -> None:
+    """Draw one depth's best accuracy so far around its place, as wide as the longest training would be."""
+    chosen = depth is search.chosen
+    colour = ORANGE if chosen else BLUE if depth.ties else QUIET
+    so_far = list(accumulate((epoch.accuracy or 0.0 for epoch in depth.reached[-1].epochs), max))
+    x = [place + 0.7 * (number / search.rungs[-1].until - 0.5) for number in range(1, len(so_far) + 1)]
+    axes.plot(x, so_far, color=colour, linewidth=2, alpha=0.7)
+    ends = [len(reached.epochs) - 1 for reached in depth.reached]
+    axes.plot([x[i] for i in ends], [so_far[i] for i in ends], color=colour, marker="o", markersize=8, linewidth=0)
+    if chosen:
+        low, high = search.held_out_interval
+        axes.plot([x[-1]] * 2, [low, high], color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt", zorder=1)
+    text = f"chosen\n{so_far[-1]:.3f}" if chosen else f"{so_far[-1]:.3f}"
     axes.annotate(
-        f"chosen: {accuracy:.3f} [{low:.3f}, {high:.3f}]",
-        (place, low),
-        xytext=(-8 if right else 8, 4),
-        textcoords="offset points",
-        ha="right" if right else "left",
-        va="bottom",
-        color=ORANGE,
-    )
-    axes.annotate(
-        "bar: 95% interval",
-        (1.0, 1.0),
-        xycoords="axes fraction",
-        xytext=(0, 16),
-        textcoords="offset points",
-        ha="right",
-        color=QUIET,
-        fontsize=12,
+        text, (x[-1], so_far[-1]), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom", color=colour
     )
 
 
