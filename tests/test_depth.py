@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from conftest import TINY, penult
-from safetensors.torch import load_file
+from conftest import TINY, age, draw, penult
 
 from classify.statistics import holm, mcnemar_exact, wilson_interval
-from data.errors import TrainingError
+from data.errors import BackboneError, TrainingError
 from data.images import open_images
 from data.store import FeatureStore
 from extract.backbones import Options
@@ -18,7 +17,6 @@ from finetune.cached import Behind
 from finetune.candidates import candidates_of
 from finetune.depth import DepthSearch, Judge, plan_rungs
 from finetune.depth_report import conclusions
-from finetune.devices import Runner
 from finetune.strategies import Strategy, make_strategy
 from finetune.surgery import depths_of
 from finetune.trainer import Trainer
@@ -51,11 +49,60 @@ def results(found):
     return answer
 
 
-@pytest.fixture
-def store(pictures, tmp_path):
-    path = tmp_path / "f.h5"
-    assert penult("extract", pictures, "-o", path, *SMALL[:-2]).returncode == 0
-    return path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder of pictures and a store of them, to which the first search adds activations."""
+    folder = tmp_path_factory.mktemp("depth")
+    numbers = itertools.count()
+    for split, n in (("train", 8), ("test", 4)):
+        for hue, name in enumerate(("red", "green", "blue")):
+            for i in range(n):
+                draw(folder / "pictures" / split / name / f"{i}.png", next(numbers), hue)
+    age(folder)
+    assert penult("extract", folder / "pictures", "-o", folder / "f.h5", *SMALL[:-2]).returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(folder):
+    return FeatureStore(folder / "f.h5")
+
+
+@pytest.fixture(scope="module")
+def whole(folder, store):
+    """Return a search, the rows of each training epoch by depth, and the rows that were looked at, in order."""
+    seen, looked = {}, []
+    real_epoch, real_scores = Trainer._epoch, Trainer.scores
+
+    def epoch(self, number, optimizer):
+        real = self.course.source.batches
+
+        def batches(groups, epoch=None):
+            if epoch is not None:
+                seen.setdefault(epoch, []).append([rows.tolist() for rows in groups])
+            return real(groups, epoch)
+
+        self.course.source.batches = batches
+        try:
+            return real_epoch(self, number, optimizer)
+        finally:
+            self.course.source.batches = real
+
+    def scores(self, rows):
+        looked.append(set(rows.tolist()))
+        return real_scores(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_epoch", epoch)
+        patch.setattr(Trainer, "scores", scores)
+        return search(store, folder / "whole.ckpt").run(), seen, looked
+
+
+@pytest.fixture(scope="module")
+def ready(folder, store):
+    """Return a tuner and what it prepares."""
+    job = tuner(store, folder / "none.ckpt")
+    return job, job.prepare()
 
 
 def test_the_better_half_goes_on_with_doubled_epochs():
@@ -75,10 +122,10 @@ def test_the_rate_does_not_depend_on_how_long_a_depth_lives_before_the_last_rung
     assert [strategy.factor(epoch) for epoch in (0.5, 1, 2, 4, 6, 8)] == [0.5, 1, 1, 1, 0.5, 0]
 
 
-def test_the_verb_writes_a_network_a_table_and_a_picture(store, tmp_path):
+def test_the_verb_writes_a_network_a_table_and_a_picture(folder, tmp_path):
     pytest.importorskip("matplotlib")
     files = ["-o", tmp_path / "net.ckpt", "--json", tmp_path / "r.json", "--png", tmp_path / "d.png"]
-    done = penult("depth", store, *SMALL, "--depths", "0", "3", "6", "--budget", "1", *files)
+    done = penult("depth", folder / "pictures", *SMALL, "--depths", "0", "3", "6", "--budget", "1", *files)
     assert done.returncode == 0, done.stderr
     answer = json.loads((tmp_path / "r.json").read_text())
     assert [d["frozen_stages"] for d in answer["depths"]] == [0, 3, 6]
@@ -92,42 +139,23 @@ def test_the_verb_writes_a_network_a_table_and_a_picture(store, tmp_path):
     assert answer["cost"]["passes"]["extracted"] == 36 * 2  # both views of every picture, for all depths at once
     assert (tmp_path / "d.png").read_bytes()[:4] == b"\x89PNG"
 
-    done = penult("eval", tmp_path / "net.ckpt", store, "--json", tmp_path / "e.json")
+    done = penult("eval", tmp_path / "net.ckpt", folder / "f.h5", "--json", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "e.json").read_text())["heads"][0]
     assert measured["accuracy"] == pytest.approx(answer["accuracy"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.png", "e.json", "net.ckpt", "r.json"]
 
 
-def test_the_winner_is_what_finetune_makes_with_its_depth(pictures, tmp_path):
-    found = search(pictures, tmp_path / "net.ckpt", (3, 6)).run()
+def test_a_depth_that_goes_on_continues_its_own_training_as_finetune_would(store, whole, tmp_path):
+    found, *_ = whole
     frozen = found.chosen.candidate.frozen
-    mode, freeze = ("head", 0) if frozen == 6 else ("partial", frozen)
-    plain = tuner(pictures, tmp_path / "plain.ckpt", mode, freeze=freeze, epochs=1).run()
+    mode = {0: "full", 3: "partial", 6: "head"}[frozen]
+    plain = tuner(store, tmp_path / "plain.ckpt", mode, freeze=frozen if frozen == 3 else 0, epochs=2).run()
     assert np.array_equal(plain.right, found.right)
-    assert (tmp_path / "net.ckpt").read_bytes() == plain.checkpoint.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.ckpt", "pictures", "plain.ckpt"]
+    assert found.checkpoint.read_bytes() == plain.checkpoint.read_bytes()
 
 
-def test_a_depth_that_goes_on_continues_its_own_training(pictures, tmp_path):
-    weights = []
-    for stops in ((3,), (1, 2, 3)):
-        job = tuner(pictures, tmp_path / "net.ckpt", "partial", freeze=3, epochs=3)
-        ready = job.prepare()
-        cut = job.cut(ready, 3)
-        kept, _ = job.keep(ready, [cut])
-        before = {k: v.clone() for k, v in ready.operated.network.state_dict().items()}
-        state = tmp_path / f"state-{len(stops)}"
-        for until in stops:
-            ready.operated.network.load_state_dict(before)
-            trainer = Trainer(job.course(ready, cut, kept), job.strategy, Runner("cpu", "float32"), state, "one")
-            trained = trainer.run(until)
-            assert len(trained.epochs) == until
-        weights.append(ready.operated.network.state_dict())
-    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
-
-
-def test_a_search_that_was_stopped_ends_where_an_uninterrupted_one_does(store, tmp_path, monkeypatch):
-    whole = search(FeatureStore(store), tmp_path / "whole.ckpt").run()
+def test_a_search_that_was_stopped_ends_where_an_uninterrupted_one_does(store, whole, tmp_path, monkeypatch):
     real, done = Trainer._epoch, []
 
     def dies(self, number, optimizer):
@@ -138,45 +166,20 @@ def test_a_search_that_was_stopped_ends_where_an_uninterrupted_one_does(store, t
 
     monkeypatch.setattr(Trainer, "_epoch", dies)
     with pytest.raises(KeyboardInterrupt):
-        search(FeatureStore(store), tmp_path / "net.ckpt").run()
+        search(store, tmp_path / "net.ckpt").run()
     monkeypatch.setattr(Trainer, "_epoch", real)
     with pytest.raises(TrainingError, match="of a search with other options or pictures: .* or remove the folder"):
-        search(FeatureStore(store), tmp_path / "net.ckpt", lr=0.01).run()
-    resumed = search(FeatureStore(store), tmp_path / "net.ckpt").run()
+        search(store, tmp_path / "net.ckpt", lr=0.01).run()
+    resumed = search(store, tmp_path / "net.ckpt").run()
     assert resumed.resumed
-    assert not whole.resumed
     assert resumed.cost.passes["extracted"] == 0
-    assert results(resumed) == results(whole)
-    ours, theirs = load_file(tmp_path / "net.ckpt"), load_file(tmp_path / "whole.ckpt")
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    assert results(resumed) == results(whole[0])
+    assert (tmp_path / "net.ckpt").read_bytes() == whole[0].checkpoint.read_bytes()
     assert not (tmp_path / "net.ckpt.depths").exists()
 
 
-def test_depths_see_the_same_pictures_in_the_same_order_and_the_measured_ones_once(store, tmp_path, monkeypatch):
-    seen, looked = {}, []
-    real_batches, real_scores = Trainer._epoch, Trainer.scores
-
-    def epoch(self, number, optimizer):
-        real = self.course.source.batches
-
-        def batches(groups, epoch=None):
-            if epoch is not None:
-                seen.setdefault(epoch, []).append([rows.tolist() for rows in groups])
-            return real(groups, epoch)
-
-        monkeypatch.setattr(self.course.source, "batches", batches)
-        try:
-            return real_batches(self, number, optimizer)
-        finally:
-            monkeypatch.setattr(self.course.source, "batches", real)
-
-    def scores(self, rows):
-        looked.append(set(rows.tolist()))
-        return real_scores(self, rows)
-
-    monkeypatch.setattr(Trainer, "_epoch", epoch)
-    monkeypatch.setattr(Trainer, "scores", scores)
-    found = search(FeatureStore(store), tmp_path / "net.ckpt").run()
+def test_depths_see_the_same_pictures_in_the_same_order_and_the_measured_ones_once(whole):
+    found, seen, looked = whole
     assert [len(orders) for orders in seen.values()] == [3, 2]
     assert all(order == orders[0] for orders in seen.values() for order in orders)
     measured = set(found.parts.measure.tolist())
@@ -184,21 +187,20 @@ def test_depths_see_the_same_pictures_in_the_same_order_and_the_measured_ones_on
     assert not any(rows & measured for rows in looked[:-1])
 
 
-def test_activations_change_nothing_but_the_cost(pictures, tmp_path):
-    kept = search(pictures, tmp_path / "a.ckpt", (2, 4), augment="none").run()
-    job = search(pictures, tmp_path / "b.ckpt", (2, 4), augment="none")
+def test_activations_change_nothing_but_the_cost(store, whole, tmp_path):
+    kept, *_ = whole
+    job = search(store, tmp_path / "net.ckpt")
     job.tuner.cache = False
     plain = job.run()
     for ours, theirs in zip(kept.depths, plain.depths, strict=True):
         assert ours.reached[-1].best.accuracy == theirs.reached[-1].best.accuracy
         assert ours.reached[-1].best.loss == pytest.approx(theirs.reached[-1].best.loss, abs=2e-3)
     assert plain.cost.passes["extracted"] == 0
-    assert kept.cost.macs_in_full == plain.cost.macs_in_full == plain.cost.macs
+    assert kept.cost.macs_in_full == plain.cost.macs_in_full > plain.cost.macs
 
 
-def test_each_depth_counts_what_it_trains(pictures, tmp_path):
-    job = tuner(pictures, tmp_path / "net.ckpt")
-    ready = job.prepare()
+def test_each_depth_counts_what_it_trains(ready):
+    job, ready = ready
     found = candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room))
     assert [c.frozen for c in found] == [0, 1, 2, 3, 4, 6]  # behind the last stage only the last layer learns
     network = ready.operated.network
@@ -214,46 +216,56 @@ def test_each_depth_counts_what_it_trains(pictures, tmp_path):
     assert found[0].macs == found[0].all_macs == macs_of(network, (3, 32, 32))
 
 
-def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(pictures, tmp_path):
-    job = tuner(pictures, tmp_path / "net.ckpt")
-    ready = job.prepare()
+def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, tmp_path, monkeypatch):
+    job, ready = ready
     room = job.cut(ready, 4).nbytes + job.cut(ready, 6).nbytes
     found = candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room), room=room)
     assert [c.frozen for c in found if c.cut.layer] == [4, 6]  # the deepest save most
     assert all("would take" in c.cut.why for c in found if c.frozen in (1, 2, 3))
-    crops = search(pictures, tmp_path / "net.ckpt", (3, 6), augment="crop").run()
-    assert not any(depth.candidate.cut.layer for depth in crops.depths)
-    assert [note.partition(": ")[0] for note in crops.notes if "new in every epoch" in note] == ["freeze 3", "freeze 6"]
+    crops = tuner(store, tmp_path / "net.ckpt", augment="crop")
+    assert "new in every epoch" in crops.cut(ready, 3).why
+
+    def refuses(operated, layer):
+        raise BackboneError(f"the network cannot be cut at {layer}")
+
+    monkeypatch.setattr("finetune.cached.rest_of", refuses)
+    found = search(store, tmp_path / "net.ckpt", (3, 6)).run()
+    assert [depth.candidate.cut.layer for depth in found.depths] == ["", "penultimate"]
+    assert "freeze 3: the network cannot be cut at layer2: the frozen stages run in every epoch" in found.notes
 
 
-def test_what_cannot_be_told_from_the_chosen_depth_is_named(pictures, tmp_path):
-    found = search(pictures, tmp_path / "net.ckpt", (3, 6)).run()
-    (other,) = (depth for depth in found.depths if depth is not found.chosen)
-    assert other.p == mcnemar_exact(found.chosen.reached[0].right, other.reached[0].right)
+def test_what_cannot_be_told_from_the_chosen_depth_is_named(whole):
+    found, *_ = whole
+    others = [depth for depth in found.depths if depth is not found.chosen]
+    p = [mcnemar_exact(found.chosen.reached[len(d.reached) - 1].right, d.reached[-1].right) for d in others]
+    assert [depth.p for depth in others] == holm(p)
     assert found.chosen.p is None
     told = " ".join(conclusions(found))
-    n = len(found.parts.choose)
-    assert (f"these {n} pictures cannot tell it from freeze {other.candidate.frozen}" in told) == other.ties
+    names = ", ".join(str(depth.candidate.frozen) for depth in others if depth.ties)
+    assert f"these {len(found.parts.choose)} pictures cannot tell it from freeze {names} " in told
     assert "on 12 pictures of test" in told
 
 
-def test_impossible_searches_are_refused(pictures, tmp_path):
-    with pytest.raises(TrainingError, match=r"has 5 stages: a depth is from 0 .* to 6 .* got 7"):
-        search(pictures, tmp_path / "net.ckpt", (0, 7)).run()
-    with pytest.raises(TrainingError, match=r"one depth alone \(3\) leaves nothing to search"):
-        search(pictures, tmp_path / "net.ckpt", (3,)).run()
-    with pytest.raises(TrainingError, match=r"with 0 stages frozen the loss is"):
-        search(pictures, tmp_path / "net.ckpt", (0, 6), lr=1e30).run()
-    done = penult("depth", pictures, *SMALL, "--epochs", "4", "--budget", "2")
+def test_impossible_searches_are_refused(ready, folder, store, tmp_path):
+    job, ready = ready
+    for depths, message in (
+        ((0, 7), r"has 5 stages: a depth is from 0 .* to 6 .* got 7"),
+        ((3,), r"one depth alone \(3\) leaves nothing to search"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room), depths)
+    with pytest.raises(TrainingError, match=r"with 3 stages frozen the loss is"):
+        search(store, tmp_path / "net.ckpt", (3, 6), lr=1e30).run()
+    done = penult("depth", folder / "pictures", *SMALL, "--epochs", "4", "--budget", "2")
     assert done.returncode == 2
     assert "name one of them" in done.stderr
 
 
-def test_without_an_output_nothing_is_left(pictures, tmp_path, monkeypatch):
+def test_without_an_output_nothing_is_left(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "spare"))
     (tmp_path / "spare").mkdir()
     before = sorted(tmp_path.rglob("*"))
-    done = penult("depth", pictures, *SMALL, "--depths", "4", "6", "--budget", "1", cwd=tmp_path)
+    done = penult("depth", folder / "f.h5", *SMALL, "--depths", "3", "6", "--budget", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "accuracy on 12 pictures of test" in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
