@@ -852,7 +852,7 @@ def run_depth(arguments: argparse.Namespace, console: "Console") -> Result:
             on_progress=lambda p: display.update(p.done, p.total, p.skipped),
             on_picture=display.update,
         )
-        search = DepthSearch(
+        job = DepthSearch(
             tuner,
             Judge(wilson_interval, mcnemar_exact, holm),
             arguments.budget or 2,
@@ -861,7 +861,13 @@ def run_depth(arguments: argparse.Namespace, console: "Console") -> Result:
             bool(arguments.output),
             lambda *told: show_epoch(display, *told),
             lambda *told: print_rung(console, *told),
-        ).run()
+        )
+        try:
+            search = job.run()
+        except KeyboardInterrupt:
+            if arguments.output:
+                raise
+            raise KeyboardInterrupt("interrupted: without -o nothing is kept, the same command starts anew") from None
     print_search(console, search)
     if arguments.png:
         title = f"{search.backbone} on {Path(arguments.images).name}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
 
-    from finetune.depth import Depth, Rung, Search
+    from finetune.depth_results import Depth, Rung, Search
     from finetune.journal import Reached
     from finetune.trainer import Epoch
 
