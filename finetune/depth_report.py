@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.canvas import BLUE, ORANGE, QUIET, Canvas
 from data.terminal import ProgressDisplay, duration, printable
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from rich.console import Console
 
     from finetune.depth_results import Depth, Rung, Search
@@ -141,7 +140,7 @@ def draw_search(path: Path, search: "Search", title: str) -> None:
         )
 
 
-def _draw_depth(axes: "Axes", search: "Search", depth: "Depth", place: int) -> None:
+def _draw_depth(axes: Any, search: "Search", depth: "Depth", place: int) -> None:
     """Draw one depth's best accuracy so far around its place, as wide as the longest training would be."""
     chosen = depth is search.chosen
     colour = ORANGE if chosen else BLUE if depth.ties else QUIET

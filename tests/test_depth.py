@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY, age, draw, penult
 
 from classify.statistics import holm, mcnemar_exact, wilson_interval
-from data.errors import BackboneError, TrainingError
+from data.errors import TrainingError
 from data.images import open_images
 from data.store import FeatureStore
 from extract.backbones import Options
@@ -216,7 +216,7 @@ def test_each_depth_counts_what_it_trains(ready):
     assert found[0].macs == found[0].all_macs == macs_of(network, (3, 32, 32))
 
 
-def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, tmp_path, monkeypatch):
+def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, tmp_path):
     job, ready = ready
     room = job.cut(ready, 4).nbytes + job.cut(ready, 6).nbytes
     found = candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room), room=room)
@@ -225,13 +225,20 @@ def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, 
     crops = tuner(store, tmp_path / "net.ckpt", augment="crop")
     assert "new in every epoch" in crops.cut(ready, 3).why
 
-    def refuses(operated, layer):
-        raise BackboneError(f"the network cannot be cut at {layer}")
 
-    monkeypatch.setattr("finetune.cached.rest_of", refuses)
+def test_a_network_that_cannot_be_traced_is_counted_alike_and_runs_from_pixels(ready, store, tmp_path, monkeypatch):
+    job, ready = ready
+    traced = candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room), (3, 6))
+
+    def refuse(*_):
+        raise TypeError("control flow by values")
+
+    monkeypatch.setattr("extract.tracing._survey_by_trace", refuse)
     found = search(store, tmp_path / "net.ckpt", (3, 6)).run()
     assert [depth.candidate.cut.layer for depth in found.depths] == ["", "penultimate"]
-    assert "freeze 3: the network cannot be cut at layer2: the frozen stages run in every epoch" in found.notes
+    assert [d.candidate.macs for d in found.depths] == [c.macs for c in traced]
+    cannot = "freeze 3: timm/test_resnet cannot be cut at layer2: torch.fx cannot follow it"
+    assert f"{cannot}: the frozen stages run in every epoch" in found.notes
 
 
 def test_what_cannot_be_told_from_the_chosen_depth_is_named(whole):
