@@ -5,7 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.canvas import BLUE, ORANGE, QUIET, Canvas
+from data.canvas import BLUE, GRID, ORANGE, QUIET, Canvas
 from data.terminal import ProgressDisplay, duration, printable
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def draw_search(path: Path, search: "Search", title: str) -> None:
         axes.set_title(printable(title))
         for place, depth in enumerate(search.depths):
             _draw_depth(axes, search, depth, place)
+            axes.axvline(place + 0.5, color=GRID, linewidth=1, zorder=0)
         names = ["none" if not d.candidate.frozen else d.candidate.layer for d in search.depths]
         labels = [f"{d.candidate.frozen}\n{_short(n)}" for d, n in zip(search.depths, names, strict=True)]
         axes.set_xticks(range(len(labels)), labels, fontsize=12 if len(labels) < 10 else 9)
@@ -122,15 +123,15 @@ def draw_search(path: Path, search: "Search", title: str) -> None:
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel("frozen stages, and the last frozen layer")
         axes.set_ylabel(f"accuracy on {len(search.parts.choose)} held-out pictures")
-        axes.set_xlim(-0.6, len(labels) - 0.4)
-        axes.margins(y=0.1)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.margins(y=0.15)
         rungs = ", ".join(str(rung.until) for rung in search.rungs)
         grey = "" if all(depth.ties for depth in search.depths) else "; grey: worse than the chosen depth"
         axes.annotate(
             f"along the epochs, the best so far; dots: compared after {rungs} epochs; bar: 95% interval{grey}",
             (1.0, 0.0),
             xycoords="axes fraction",
-            xytext=(0, -80),
+            xytext=(0, -72),
             textcoords="offset points",
             ha="right",
             va="top",
