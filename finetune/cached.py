@@ -6,7 +6,7 @@ A mirrored picture is one of two, and both are kept; of random crops there are a
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from data.errors import TrainingError
 from data.images import ImageSet
 from data.splits import SplitRule
 from data.store import FeatureStore
@@ -76,7 +77,9 @@ class Activations:
     augment: str
     seed: int
 
-    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Iterator[npt.NDArray[np.float32]]:
+    def batches(
+        self, groups: Sequence[Rows], epoch: int | None = None
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
         """Yield the activations of each group of rows, (B, dim) float32; see `finetune.trainer.Source`."""
         for rows in groups:
             which = np.array([self._view(row, epoch) for row in rows.tolist()])
@@ -167,6 +170,12 @@ def cache_activations(
     specs = held.features()
     samples = [held.load(dataset=images.name, spec=specs[f].spec, memory=_MEMORY).labelled() for f in fingerprints]
     places = {digest: i for i, digest in reversed(list(enumerate(samples[0].digests.tolist())))}
+    lacking = [row for row, digest in enumerate(roster.digests.tolist()) if digest not in places]
+    if lacking:
+        raise TrainingError(
+            f"{len(lacking)} of the {len(roster)} pictures can no longer be read, {roster.pictures.title(lacking[0])} "
+            f"for one, and {store} lacks their activations: restore them, or extract the pictures again"
+        )
     rows = np.array([places[digest] for digest in roster.digests.tolist()], dtype=np.int64)
     vectors = [_Rows(s.X, rows) for s in samples]
     return Activations(roster, vectors, augment, seed), done.extracted * len(fingerprints)

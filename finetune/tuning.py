@@ -1,6 +1,7 @@
 """Fine-tuning one network on one set of pictures, from the files to a checkpoint."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -142,7 +143,8 @@ class Tuner:
     strategy : Strategy
         How.
     backbone, weights, options, partial
-        As for `extract.backbones.open_backbone`; `weights` do not matter from scratch.
+        As for `extract.backbones.open_backbone`; `weights` do not matter from scratch. Where they are a checkpoint,
+        its network and its preprocessing count unless others are named.
     dataset : str, optional
         Image set, where the store has several.
     rule : SplitRule, optional
@@ -162,14 +164,15 @@ class Tuner:
     probe : callable, optional
         Fits one for ``lp-ft`` from penultimate features of the training pictures, and returns weight (k, dim) and
         bias (k,).
-    on_progress, on_picture, on_step, on_epoch : callable, optional
-        Told of extracted pictures (`extract.results.Progress`), of pictures looked at, steps and epochs.
+    on_progress, on_picture, on_step, on_epoch, on_resume, on_note : callable, optional
+        Told of extracted pictures (`extract.results.Progress`), of pictures looked at, steps and epochs, of the epochs
+        that an earlier run has done, and of each note as soon as it is known.
     """
 
     source: ImageSet | FeatureStore
     output: Path
     strategy: Strategy
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str = ""
     weights: str = "default"
     options: Options = dataclasses.field(default_factory=Options)
     partial: bool = False
@@ -186,6 +189,8 @@ class Tuner:
     on_picture: Callable[[int, int, int], None] | None = None
     on_step: Callable[[int, int], None] | None = None
     on_epoch: Callable[[Epoch], None] | None = None
+    on_resume: Callable[[list[Epoch]], None] | None = None
+    on_note: Callable[[str], None] | None = None
 
     def run(self) -> Tuning:
         """Train, measure and write the checkpoint.
@@ -198,14 +203,13 @@ class Tuner:
         began = time.perf_counter()
         strategy = self.strategy
         strategy.check()
-        refuse_overwrite(self.output)
+        self._refuse()
         runner = Runner(self.device, strategy.precision)
         roster = self._roster()
         parts = divide(roster, on=self.on, keep=strategy.keep, hold_out=strategy.hold_out, seed=strategy.seed)
         weights = "random" if strategy.mode == "scratch" else self.weights
-        operated = operate(
-            self.backbone, weights, len(roster.classes), self.options, strategy.seed, partial=self.partial
-        )
+        backbone, options = self._network
+        operated = operate(backbone, weights, len(roster.classes), options, strategy.seed, partial=self.partial)
         notes = [*roster.notes, *operated.report]
         frozen = strategy.frozen(len(operated.stages))
         freezing = freeze(operated, frozen)
@@ -215,6 +219,7 @@ class Tuner:
             notes += given.report
         source, path, layer, extracted, remark = self._source(operated, roster, frozen)
         notes += remark
+        self._tell(notes)
         course = Course(
             network=operated.network,
             path=path,
@@ -228,11 +233,14 @@ class Tuner:
         )
         request = self._request(operated, roster, given)
         state = self.output.with_name(f"{self.output.name}.training")
-        trainer = Trainer(course, strategy, runner, state, request, self.on_step, self.on_epoch)
-        runner.place(operated.network)
+        trainer = Trainer(course, strategy, runner, state, request, self.on_step, self.on_epoch, self.on_resume)
+        runner.place(operated.network, path)
         before = None
         if given and given.complete:
             before = float((trainer.scores(parts.measure).argmax(axis=1) == roster.targets[parts.measure]).mean())
+            self._tell(
+                [f"before any training: accuracy {before:.4f} on {len(parts.measure)} pictures of {parts.measured_on}"]
+            )
         trained = trainer.run()
         scores = trainer.scores(parts.measure)
         operated.network.cpu()
@@ -281,6 +289,32 @@ class Tuner:
             notes=notes,
         )
 
+    @functools.cached_property
+    def _network(self) -> tuple[str, Options]:
+        """The network's name and the preprocessing: a checkpoint's own, unless others were named."""
+        asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
+        if asked is None:
+            return self.backbone or DEFAULT_BACKBONE, self.options
+        return self.backbone or asked.spec.backbone, asked.options(self.options)
+
+    def _refuse(self) -> None:
+        """Raise for what would fail after hours of training, or contradicts itself."""
+        refuse_overwrite(self.output)
+        if Path(self.weights).is_file() and self.output.exists() and self.output.samefile(self.weights):
+            raise TrainingError(
+                f"{self.output} is what training starts from and would be replaced: name another file with -o"
+            )
+        if self.init == "rows" and self.strategy.mode in ("scratch", "lp-ft"):
+            raise TrainingError(
+                f"--init rows starts the last layer from the old one's rows, and --mode {self.strategy.mode} from "
+                "something else: leave out --init"
+            )
+
+    def _tell(self, notes: list[str]) -> None:
+        if self.on_note:
+            for note in notes:
+                self.on_note(note)
+
     def _roster(self) -> Roster:
         if isinstance(self.source, FeatureStore):
             if self.rule is not None:
@@ -317,11 +351,11 @@ class Tuner:
 
     def _activations(self, roster: Roster, layer: str, augment: str, views: tuple[str, ...]) -> tuple[Activations, int]:
         """Return what the network, before training, gives at a layer, and how many pictures it had to see."""
-        asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
+        backbone, options = self._network
         wanted = Wanted(
-            self.backbone,
+            backbone,
             self.weights,
-            asked.options(self.options) if asked else self.options,
+            options,
             self.strategy.seed if self.weights == "random" else 0,
             self.partial,
             views=views,
@@ -366,7 +400,7 @@ class Tuner:
             raise TrainingError(f"--start is for --mode lp-ft: got {self.start.name} and {self.strategy.mode}")
         if self.strategy.mode == "scratch":
             return None
-        return shared_rows(self.backbone, self.weights, classes, self.init)
+        return shared_rows(self._network[0], self.weights, classes, self.init)
 
     def _own_store(self) -> Path:
         return self.output.with_name(f"{self.output.name}.activations.h5")
@@ -378,7 +412,7 @@ class Tuner:
             "spec": operated.spec.canonical_json(),
             "pictures": roster.identity,
             "on": self.on or "",
-            "last": hashlib.sha256(np.ascontiguousarray(given.weight).tobytes()).hexdigest() if given else "",
+            "last": hashlib.sha256(given.weight.tobytes() + given.bias.tobytes()).hexdigest() if given else "",
         }
         return json.dumps(facts, sort_keys=True)
 
