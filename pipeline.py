@@ -263,8 +263,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--test-fraction", type=float, metavar="F", help="split pictures anew: share of each class for test")
     add("--val-fraction", type=float, metavar="F", help="share of each class for val")
     add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
-    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best, on val or train pictures "
-        "held out of it)")
+    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best, on val or "
+        "on pictures held out of train)")
     add("--hold-out", type=float, metavar="F", help="share of train that chooses the epoch where val cannot "
         "(default: 0.15)")
     add("--patience", type=_positive, metavar="N", help="stop after so many epochs without a better one")

@@ -4,6 +4,7 @@ Exact where nothing random comes before the cut: the activations are those that 
 A mirrored picture is one of two, and both are kept; of random crops there are as many as are asked for.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Generator, Sequence
@@ -20,6 +21,7 @@ from data.images import ImageSet
 from data.splits import SplitRule
 from data.store import FeatureStore
 from extract.backbones import PENULTIMATE
+from extract.checkpoints import all_readable
 from extract.extractor import Extractor
 from extract.networks import Setup
 from extract.results import Progress
@@ -125,6 +127,7 @@ def cache_activations(
     setup: Setup,
     rule: SplitRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    strict: bool = False,
 ) -> tuple[Activations, int]:
     """Extract what the store does not have of a layer's outputs, and open it.
 
@@ -146,6 +149,8 @@ def cache_activations(
         How the network is run.
     rule : SplitRule, optional
         How the set is split, where the store does not say.
+    strict : bool
+        The store lists the pictures, and is left as it is where some have gone.
 
     Returns
     -------
@@ -156,18 +161,22 @@ def cache_activations(
     layered = dataclasses.replace(wanted, layers=(layer,), pooling="" if layer == PENULTIMATE else "flatten")
     held = FeatureStore(store)
     old = held.views().get(images.name) if held.exists() else None
-    done = Extractor(
-        images,
-        store,
-        [layered],
-        engine=setup.engine,
-        device=setup.device,
-        split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
-        keep=True,
-        on_progress=on_progress,
-    ).run()
+    with all_readable(store) if strict else contextlib.nullcontext():
+        done = Extractor(
+            images,
+            store,
+            [layered],
+            engine=setup.engine,
+            device=setup.device,
+            split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
+            strict=strict,
+            keep=True,
+            on_progress=on_progress,
+        ).run()
     fingerprints = [feature.fingerprint for feature in done.features]
     specs = held.features()
+    if not set(fingerprints) <= specs.keys():
+        raise TrainingError(f"none of the {len(roster)} pictures of {images.root} can be read now: put them back")
     samples = [held.load(dataset=images.name, spec=specs[f].spec, memory=_MEMORY).labelled() for f in fingerprints]
     places = {digest: i for i, digest in reversed(list(enumerate(samples[0].digests.tolist())))}
     lacking = [row for row, digest in enumerate(roster.digests.tolist()) if digest not in places]

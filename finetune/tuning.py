@@ -371,6 +371,7 @@ class Tuner:
             Setup(device=self.device),
             self.rule,
             self.on_progress,
+            strict=isinstance(self.source, FeatureStore),
         )
 
     def _beginning(self, operated: Operated, roster: Roster, parts: Parts) -> LastLayer | None:

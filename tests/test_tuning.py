@@ -460,12 +460,19 @@ def test_sets_that_cannot_be_trained_on_are_refused_with_the_next_step(tmp_path)
 
 
 def test_a_store_whose_pictures_have_gone_says_so(pictures, store, tmp_path):
+    tuner(FeatureStore(store), tmp_path).run()
+    before = store.read_bytes()
     pictures.rename(tmp_path / "elsewhere")
-    for mode in ("full", "partial"):
-        done = penult("finetune", store, "--mode", mode, "-o", tmp_path / "n.ckpt", *FAST)
-        assert done.returncode == 1
-        assert "defect" not in done.stderr
-        assert "pictures" in done.stderr
+    refused = penult("finetune", store, "--mode", "full", "-o", tmp_path / "n.ckpt", *FAST)
+    assert "can no longer be read" in refused.stderr
+    for command in (
+        ["finetune", store, "--mode", "partial", "-o", tmp_path / "n.ckpt", *FAST],
+        ["eval", tmp_path / "net.ckpt", store],
+    ):
+        refused = penult(*command)
+        assert refused.returncode == 1
+        assert "lists pictures that it lacks these features of and that cannot be read now" in refused.stderr
+        assert store.read_bytes() == before
     # what the last layer alone needs is in the store, but for mirrored pictures
     done = penult("finetune", store, "--mode", "head", "--augment", "none", "-o", tmp_path / "n.ckpt", *FAST)
     assert done.returncode == 0, done.stderr
