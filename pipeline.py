@@ -248,47 +248,54 @@ def build_parser() -> argparse.ArgumentParser:
         "take it for a head, extract --weights for a backbone")
     add("--preset", default="default", choices=_PRESETS, help="recipe; ants and hotdog are those of the tutorials "
         "(default: %(default)s)")
-    add("--backbone", metavar="NAME", help="torchvision or timm network (default: efficientnet_lite0)")
-    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
+    add = add.group("what it starts from")
+    add("--backbone", metavar="NAME", help="torchvision or timm network (default: the checkpoint's, or "
+        "efficientnet_lite0)")
+    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint, too")
     add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
     add("--init", default="auto", choices=("auto", "random", "rows"), help="what the new last layer starts from: rows "
         "of the old one for classes that it knew by name, or chance (default: rows if it knew every class)")
     add("--start", metavar="HEAD", help="linear head whose weights lp-ft starts from (default: lr, fitted first)")
+    add = add.group("which pictures train, and which measure")
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test); it chooses "
         "nothing")
     add("--test-fraction", type=float, metavar="F", help="split pictures anew: share of each class for test")
     add("--val-fraction", type=float, metavar="F", help="share of each class for val")
     add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
-    add = add.group("what is trained, and how (default: the preset's)")
-    add("--freeze", type=_positive, metavar="K", help="stages that partial leaves as they are (default: all but the "
-        "last)")
-    add("--epochs", type=_positive, metavar="N")
-    add("--batch-size", type=_positive, metavar="N")
-    add("--accumulate", type=_positive, metavar="N", help="parts to sum a step's gradient from, for less memory")
-    add("--optimizer", choices=("sgd", "adamw"))
-    add("--lr", type=float, metavar="RATE", help="of the pretrained layers")
-    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (default: 10)")
-    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's")
-    add("--momentum", type=float, metavar="M")
-    add("--weight-decay", type=float, metavar="W")
-    add("--schedule", choices=("constant", "step", "cosine", "cooldown"), help="cooldown: constant, then "
-        "from half way down to zero")
-    add("--step-epochs", type=_positive, metavar="N", help="of the schedule step")
-    add("--gamma", type=float, metavar="G", help="of the schedule step")
-    add("--warmup", type=float, metavar="EPOCHS", help="over which the rate rises")
-    add("--label-smoothing", type=float, metavar="S")
-    add("--mixup", type=float, metavar="A")
-    add("--augment", choices=("none", "flip", "views", "crop"), help="crop: random crops and mirroring; views: a few "
-        "such crops, kept with the activations of frozen stages; flip: mirroring")
-    add("--views", type=_positive, metavar="N", help="crops of each picture (default: 8)")
-    add("--class-weight", choices=("balanced",), help="let every class weigh the same")
-    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best)")
-    add("--patience", type=_positive, metavar="N", help="stop after so many epochs without a better one")
+    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best, on val or "
+        "on pictures held out of train)")
     add("--hold-out", type=float, metavar="F", help="share of train that chooses the epoch where val cannot "
         "(default: 0.15)")
-    add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
-    add("--seed", type=int, metavar="N")
+    add("--patience", type=_positive, metavar="N", help="stop after so many epochs without a better one")
+    add = add.group("what is trained, and how (defaults are those of --preset default)")
+    add("--freeze", type=_positive, metavar="K", help="stages that partial leaves as they are (default: all but the "
+        "last)")
+    add("--epochs", type=_positive, metavar="N", help="passes over the training pictures (15; 30 from scratch)")
+    add("--batch-size", type=_positive, metavar="N", help="pictures in a step (32)")
+    add("--accumulate", type=_positive, metavar="N", help="parts to sum a step's gradient from, for less memory (1)")
+    add("--optimizer", choices=("sgd", "adamw"), help="(sgd)")
+    add("--lr", type=float, metavar="RATE", help="of the pretrained layers (0.003; lp-ft 0.001, scratch 0.03)")
+    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (10; lp-ft and "
+        "scratch 1)")
+    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's (1)")
+    add("--reduction", choices=("mean", "sum"), help="of a step's losses; with sum rates are for a picture, not for a "
+        "step (mean)")
+    add("--momentum", type=float, metavar="M", help="of sgd (0.9)")
+    add("--weight-decay", type=float, metavar="W", help="(0.0001)")
+    add("--schedule", choices=("constant", "step", "cosine", "cooldown"), help="how rates fall (cosine, to zero; "
+        "cooldown: from half way)")
+    add("--step-epochs", type=_positive, metavar="N", help="of the schedule step: how often they fall (7)")
+    add("--gamma", type=float, metavar="G", help="of the schedule step: to what share (0.1)")
+    add("--warmup", type=float, metavar="EPOCHS", help="over which rates rise from zero (1)")
+    add("--label-smoothing", type=float, metavar="S", help="share of the target spread over all classes (0)")
+    add("--mixup", type=float, metavar="A", help="mix pairs of pictures, with shares from Beta(A, A) (0: none)")
+    add("--augment", choices=("none", "flip", "views", "crop"), help="crop: random crops and mirroring; views: a few "
+        "such crops, kept with the activations of frozen stages; flip: mirroring (crop; head and partial flip)")
+    add("--views", type=_positive, metavar="N", help="crops of each picture, of --augment views (8)")
+    add("--class-weight", choices=("balanced",), help="let every class weigh the same, whatever its number of pictures")
+    add("--precision", choices=_PRECISIONS, help="of the passes (fp16 on CUDA, else float32)")
+    add("--seed", type=_natural, metavar="N", help="of the new layer, the order, augmentation and dropout (0)")
     add = add.group("preprocessing (default: the network's own)")
     add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
@@ -336,7 +343,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--hold-out", type=float, metavar="F", help="share of train that chooses the depth where val cannot (default: "
         "0.15)")
     add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
-    add("--seed", type=int, metavar="N", help="the same for every depth (default: 0)")
+    add("--seed", type=_natural, metavar="N", help="the same for every depth (default: 0)")
     add = add.group("preprocessing (default: the network's own)")
     add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
@@ -754,7 +761,7 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     from extract.backbones import DEFAULT_BACKBONE, Options
     from extract.datasets import open_source
     from finetune.logs import Logs
-    from finetune.report import print_epoch, print_tuning
+    from finetune.report import print_epoch, print_note, print_resumed, print_tuning
     from finetune.strategies import Strategy, make_strategy
     from finetune.trainer import Epoch
     from finetune.tuning import Tuner
@@ -765,12 +772,18 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     stored = is_store(Path(arguments.images))
-    title = f"{arguments.backbone or DEFAULT_BACKBONE}, {arguments.mode}, on {Path(arguments.images).name}"
+    backbone = arguments.backbone or (Path(arguments.weights).name if Path(arguments.weights).is_file() else "")
+    title = f"{backbone or DEFAULT_BACKBONE}, {arguments.mode}, on {Path(arguments.images).name}"
     logs = Logs(title, arguments.png, arguments.csv, arguments.tensorboard)
 
     def told(epoch: Epoch) -> None:
+        first = not logs.epochs
         logs.add(epoch)
-        print_epoch(console, epoch, strategy.epochs)
+        print_epoch(console, epoch, strategy.epochs, header=first)
+
+    def resumed(epochs: list[Epoch]) -> None:
+        logs.add(*epochs)
+        print_resumed(console, epochs, strategy.epochs)
 
     def stepped(done: int, total: int) -> None:
         if display.what != "steps":
@@ -782,7 +795,7 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
             FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
             output,
             strategy,
-            arguments.backbone or DEFAULT_BACKBONE,
+            arguments.backbone or "",
             arguments.weights,
             Options(input_size=arguments.input_size, resize=arguments.resize, color=arguments.color),
             arguments.partial,
@@ -799,6 +812,8 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
             on_picture=display.update,
             on_step=stepped,
             on_epoch=told,
+            on_resume=resumed,
+            on_note=lambda note: print_note(console, note),
         )
         tuning = tuner.run()
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
@@ -815,7 +830,7 @@ def run_depth(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.report import is_store
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
-    from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.backbones import Options
     from extract.datasets import open_source
     from finetune.depth import DepthSearch, Judge
     from finetune.depth_report import draw_search, print_rung, print_search, show_epoch
@@ -838,7 +853,7 @@ def run_depth(arguments: argparse.Namespace, console: "Console") -> Result:
             FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
             output,
             make_strategy("full", schedule="cooldown", **changes),
-            arguments.backbone or DEFAULT_BACKBONE,
+            arguments.backbone or "",
             arguments.weights,
             Options(input_size=arguments.input_size, resize=arguments.resize, color=arguments.color),
             arguments.partial,

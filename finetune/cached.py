@@ -4,9 +4,10 @@ Exact where nothing random comes before the cut: the activations are those that 
 A mirrored picture is one of two, and both are kept; of random crops there are as many as are asked for.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from data.errors import BackboneError
+from data.errors import BackboneError, TrainingError
 from data.images import ImageSet
 from data.splits import SplitRule
 from data.store import FeatureStore
 from extract.backbones import PENULTIMATE
+from extract.checkpoints import all_readable
 from extract.extractor import Extractor
 from extract.networks import Setup
 from extract.results import Progress
@@ -79,7 +81,9 @@ class Activations:
     augment: str
     seed: int
 
-    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Iterator[npt.NDArray[np.float32]]:
+    def batches(
+        self, groups: Sequence[Rows], epoch: int | None = None
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
         """Yield the activations of each group of rows, (B, dim) float32; see `finetune.trainer.Source`."""
         for rows in groups:
             which = np.array([self._view(row, epoch) for row in rows.tolist()])
@@ -180,6 +184,7 @@ def extract_activations(
     setup: Setup,
     rule: SplitRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    strict: bool = False,
 ) -> tuple[dict[str, list[str]], int]:
     """Extract what the store does not have of some layers' outputs, all of them in one pass over the pictures.
 
@@ -195,6 +200,8 @@ def extract_activations(
         How the network is run.
     rule : SplitRule, optional
         How the set is split, where the store does not say.
+    strict : bool
+        The store lists the pictures, and is left as it is where some have gone.
 
     Returns
     -------
@@ -205,18 +212,22 @@ def extract_activations(
     """
     held = FeatureStore(store)
     old = held.views().get(images.name) if held.exists() else None
-    done = Extractor(
-        images,
-        store,
-        [wanted],
-        engine=setup.engine,
-        device=setup.device,
-        split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
-        keep=True,
-        on_progress=on_progress,
-    ).run()
+    with all_readable(store) if strict else contextlib.nullcontext():
+        done = Extractor(
+            images,
+            store,
+            [wanted],
+            engine=setup.engine,
+            device=setup.device,
+            split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
+            strict=strict,
+            keep=True,
+            on_progress=on_progress,
+        ).run()
     n_views = len(wanted.views)
     fingerprints = [feature.fingerprint for feature in done.features]
+    if not set(fingerprints) <= held.features().keys():
+        raise TrainingError(f"none of the {len(images)} pictures of {images.root} can be read now: put them back")
     kept = {layer: fingerprints[i * n_views :][:n_views] for i, layer in enumerate(wanted.layers)}
     return kept, done.extracted * n_views
 
@@ -239,6 +250,12 @@ def open_activations(store: Path, fingerprints: Sequence[str], roster: Roster, a
     specs = [held.features()[fingerprint].spec for fingerprint in fingerprints]
     samples = [held.load(dataset=roster.name, spec=spec, memory=_MEMORY).labelled() for spec in specs]
     places = {digest: i for i, digest in reversed(list(enumerate(samples[0].digests.tolist())))}
+    lacking = [row for row, digest in enumerate(roster.digests.tolist()) if digest not in places]
+    if lacking:
+        raise TrainingError(
+            f"{len(lacking)} of the {len(roster)} pictures can no longer be read, {roster.pictures.title(lacking[0])} "
+            f"for one, and {store} lacks their activations: restore them, or extract the pictures again"
+        )
     rows = np.array([places[digest] for digest in roster.digests.tolist()], dtype=np.int64)
     return Activations(roster, [_Rows(s.X, rows) for s in samples], augment, seed)
 

@@ -254,9 +254,8 @@ class _Race:
         strategy = self.strategy(candidate.frozen)
         ready.operated.network.load_state_dict(self._before)
         runner = Runner(tuner.device, strategy.precision)  # its own: what mixed precision learns is part of a training
-        runner.place(ready.operated.network)
         course = tuner.course(ready, candidate.cut, self.kept)
-        runner.place(course.path)  # what a trace holds besides the network's own
+        runner.place(ready.operated.network, course.path)
         state = self._folder / f"freeze-{candidate.frozen}"
         return Trainer(course, strategy, runner, state, tuner.request(ready), on_epoch=told)
 

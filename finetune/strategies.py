@@ -53,6 +53,9 @@ class Strategy:
         How many.
     class_weight : str
         Empty, or ``balanced``: classes weigh the same.
+    reduction : str
+        ``mean``: a step's gradient is that of the mean loss of its pictures; ``sum``: of the sum, so that `lr` is for
+        a picture and not for a step.
     accumulate : int
         Parts that a step's gradient is summed from, to fit a smaller memory.
     keep : str
@@ -86,6 +89,7 @@ class Strategy:
     augment: str = "crop"
     views: int = 8
     class_weight: str = ""
+    reduction: str = "mean"
     accumulate: int = 1
     keep: str = "best"
     patience: int = 0
@@ -106,6 +110,7 @@ class Strategy:
             ("schedule", SCHEDULES),
             ("augment", AUGMENTATIONS),
             ("class_weight", ("", "balanced")),
+            ("reduction", ("mean", "sum")),
             ("keep", ("best", "last")),
         ):
             if getattr(self, name) not in known:
@@ -119,10 +124,12 @@ class Strategy:
             "freeze": 0,
             "patience": 0,
             "views": 1,
+            "step_epochs": 1,
+            "seed": 0,
         }
         least |= {"momentum": 0, "weight_decay": 0, "warmup": 0, "mixup": 0}
         for name, bound in least.items():
-            if not getattr(self, name) >= bound:
+            if not bound <= getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be {bound} or more: got {getattr(self, name)}")
         for name in ("lr", "head_lr_factor", "layer_decay", "gamma"):
             if not 0 < getattr(self, name) < math.inf:
@@ -183,7 +190,8 @@ _ANTS: dict[str, Any] = {  # ResNet-18 on ants and bees: SGD, one rate for all l
 }
 _HOTDOG: dict[str, Any] = {  # hot dogs: ten times the rate for the new layer, weight decay 0.001, 5 epochs
     **{"epochs": 5, "batch_size": 128, "lr": 5e-5, "head_lr_factor": 10.0, "momentum": 0.0, "weight_decay": 0.001},
-    **{"schedule": "constant", "warmup": 0.0, "augment": "crop"},
+    # d2l sums the losses of a batch, and keeps the last epoch's weights
+    **{"schedule": "constant", "warmup": 0.0, "augment": "crop", "reduction": "sum", "keep": "last"},
 }
 PRESETS = {"default": Strategy(), "ants": Strategy(**_ANTS), "hotdog": Strategy(**_HOTDOG)}
 _FROM_SCRATCH: dict[str, dict[str, Any]] = {
@@ -194,6 +202,15 @@ _FROM_SCRATCH: dict[str, dict[str, Any]] = {
 }
 
 
+# Values that mean something in company of another alone.
+_ONLY_WITH = {
+    "views": ("augment", "views"),
+    "momentum": ("optimizer", "sgd"),
+    "step_epochs": ("schedule", "step"),
+    "gamma": ("schedule", "step"),
+    "patience": ("keep", "best"),
+    "hold_out": ("keep", "best"),
+}
 _BY_MODE: dict[str, dict[str, Any]] = {
     # mirroring, whose activations can be kept
     "head": {"augment": "flip"},
@@ -216,7 +233,7 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
     Raises
     ------
     TrainingError
-        If there is no such preset, or a value makes no sense.
+        If there is no such preset, or a value makes no sense, by itself or beside another.
     """
     if preset not in PRESETS:
         raise TrainingError(f"no preset {preset!r}: use {', '.join(PRESETS)}")
@@ -228,4 +245,7 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
     values = {**own, **changes, "mode": mode}
     strategy = dataclasses.replace(PRESETS[preset], **values)
     strategy.check()
+    for name, (other, needed) in _ONLY_WITH.items():
+        if changes.get(name, getattr(Strategy, name)) != getattr(Strategy, name) and getattr(strategy, other) != needed:
+            raise TrainingError(f"{name} is for {other} {needed}: got {other} {getattr(strategy, other)}")
     return strategy

@@ -1,6 +1,7 @@
 """Fine-tuning one network on one set of pictures, from the files to a checkpoint."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -166,7 +167,8 @@ class Tuner:
     strategy : Strategy
         How.
     backbone, weights, options, partial
-        As for `extract.backbones.open_backbone`; `weights` do not matter from scratch.
+        As for `extract.backbones.open_backbone`; `weights` do not matter from scratch. Where they are a checkpoint,
+        its network and its preprocessing count unless others are named.
     dataset : str, optional
         Image set, where the store has several.
     rule : SplitRule, optional
@@ -186,14 +188,15 @@ class Tuner:
     probe : callable, optional
         Fits one for ``lp-ft`` from penultimate features of the training pictures, and returns weight (k, dim) and
         bias (k,).
-    on_progress, on_picture, on_step, on_epoch : callable, optional
-        Told of extracted pictures (`extract.results.Progress`), of pictures looked at, steps and epochs.
+    on_progress, on_picture, on_step, on_epoch, on_resume, on_note : callable, optional
+        Told of extracted pictures (`extract.results.Progress`), of pictures looked at, steps and epochs, of the epochs
+        that an earlier run has done, and of each note as soon as it is known.
     """
 
     source: ImageSet | FeatureStore
     output: Path
     strategy: Strategy
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str = ""
     weights: str = "default"
     options: Options = dataclasses.field(default_factory=Options)
     partial: bool = False
@@ -210,6 +213,8 @@ class Tuner:
     on_picture: Callable[[int, int, int], None] | None = None
     on_step: Callable[[int, int], None] | None = None
     on_epoch: Callable[[Epoch], None] | None = None
+    on_resume: Callable[[list[Epoch]], None] | None = None
+    on_note: Callable[[str], None] | None = None
 
     def run(self) -> Tuning:
         """Train, measure and write the checkpoint.
@@ -227,13 +232,18 @@ class Tuner:
         cut = self.cut(ready, strategy.frozen(len(operated.stages)))
         kept, extracted = self.keep(ready, [cut])
         course = self.course(ready, cut, kept)
+        notes = [*ready.notes, *filter(None, [cut.why])]
+        self._tell(notes)
         state = self.output.with_name(f"{self.output.name}.training")
-        trainer = Trainer(course, strategy, runner, state, self.request(ready), self.on_step, self.on_epoch)
-        runner.place(operated.network)
-        runner.place(course.path)  # what a trace holds besides the network's own
+        hooks = (self.on_step, self.on_epoch, self.on_resume)
+        trainer = Trainer(course, strategy, runner, state, self.request(ready), *hooks)
+        runner.place(operated.network, course.path)
         before = None
         if ready.given and ready.given.complete:
             before = float((trainer.scores(parts.measure).argmax(axis=1) == roster.targets[parts.measure]).mean())
+            self._tell(
+                [f"before any training: accuracy {before:.4f} on {len(parts.measure)} pictures of {parts.measured_on}"]
+            )
         trained = trainer.run()
         scores = trainer.scores(parts.measure)
         spec = self.save(ready, strategy, trained)
@@ -263,7 +273,7 @@ class Tuner:
             seconds=time.perf_counter() - began,
             cached=cut.layer,
             skipped=roster.skipped,
-            notes=[*ready.notes, *filter(None, [cut.why])],
+            notes=notes,
         )
 
     def prepare(self) -> Ready:
@@ -276,13 +286,12 @@ class Tuner:
         """
         strategy = self.strategy
         strategy.check()
-        refuse_overwrite(self.output)
+        self._refuse()
         roster = self._roster()
         parts = divide(roster, on=self.on, keep=strategy.keep, hold_out=strategy.hold_out, seed=strategy.seed)
         weights = "random" if strategy.mode == "scratch" else self.weights
-        operated = operate(
-            self.backbone, weights, len(roster.classes), self.options, strategy.seed, partial=self.partial
-        )
+        backbone, options = self._network
+        operated = operate(backbone, weights, len(roster.classes), options, strategy.seed, partial=self.partial)
         pixels = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers)
         ready = Ready(roster, parts, operated, None, pixels, [*roster.notes, *operated.report])
         given = self._beginning(ready)
@@ -338,7 +347,7 @@ class Tuner:
             "spec": ready.operated.spec.canonical_json(),
             "pictures": ready.roster.identity,
             "on": self.on or "",
-            "last": hashlib.sha256(np.ascontiguousarray(given.weight).tobytes()).hexdigest() if given else "",
+            "last": hashlib.sha256(given.weight.tobytes() + given.bias.tobytes()).hexdigest() if given else "",
         }
         return json.dumps(facts, sort_keys=True)
 
@@ -366,6 +375,32 @@ class Tuner:
         """Remove activations that no store of the user's keeps."""
         if not isinstance(self.source, FeatureStore):
             self._store.unlink(missing_ok=True)
+
+    @functools.cached_property
+    def _network(self) -> tuple[str, Options]:
+        """The network's name and the preprocessing: a checkpoint's own, unless others were named."""
+        asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
+        if asked is None:
+            return self.backbone or DEFAULT_BACKBONE, self.options
+        return self.backbone or asked.spec.backbone, asked.options(self.options)
+
+    def _refuse(self) -> None:
+        """Raise for what would fail after hours of training, or contradicts itself."""
+        refuse_overwrite(self.output)
+        if Path(self.weights).is_file() and self.output.exists() and self.output.samefile(self.weights):
+            raise TrainingError(
+                f"{self.output} is what training starts from and would be replaced: name another file with -o"
+            )
+        if self.init == "rows" and self.strategy.mode in ("scratch", "lp-ft"):
+            raise TrainingError(
+                f"--init rows starts the last layer from the old one's rows, and --mode {self.strategy.mode} from "
+                "something else: leave out --init"
+            )
+
+    def _tell(self, notes: list[str]) -> None:
+        if self.on_note:
+            for note in notes:
+                self.on_note(note)
 
     def _roster(self) -> Roster:
         if isinstance(self.source, FeatureStore):
@@ -404,7 +439,7 @@ class Tuner:
             raise TrainingError(f"--start is for --mode lp-ft: got {self.start.name} and {self.strategy.mode}")
         if self.strategy.mode == "scratch":
             return None
-        return shared_rows(self.backbone, self.weights, classes, self.init)
+        return shared_rows(self._network[0], self.weights, classes, self.init)
 
     @property
     def _store(self) -> Path:
@@ -418,12 +453,12 @@ class Tuner:
 
     def _extract(self, ready: Ready, layers: Sequence[str], views: tuple[str, ...]) -> tuple[dict[str, list[str]], int]:
         """Extract what the network, before training, gives at some layers."""
-        asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
+        backbone, options = self._network
         shapes = ready.operated.found.shapes
         wanted = Wanted(
-            self.backbone,
+            backbone,
             self.weights,
-            asked.options(self.options) if asked else self.options,
+            options,
             self.strategy.seed if self.weights == "random" else 0,
             self.partial,
             layers=tuple(layers),
@@ -437,6 +472,7 @@ class Tuner:
             Setup(device=self.device),
             self.rule,
             self.on_progress,
+            strict=isinstance(self.source, FeatureStore),
         )
 
 
