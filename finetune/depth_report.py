@@ -69,7 +69,10 @@ def print_search(console: "Console", search: "Search") -> None:
             style="" if depth.ties else "dim",
         )
     console.print(table)
-    console.print("parameters and multiply-adds: the share that is trained; accuracy and loss: of the best epoch\n")
+    console.print(
+        "parameters and multiply-adds: the share that is trained; accuracy and loss: held out, of the best epoch; of "
+        "equal accuracies the lower loss goes on\n"
+    )
     for line in conclusions(search):
         console.print(line)
     if search.checkpoint:
