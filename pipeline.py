@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from data.spec import Source
     from data.splits import SplitRule
     from data.store import FeatureStore
-    from extract.backbones import Options
     from finetune.beginnings import LinearStart
 
 
@@ -262,47 +261,54 @@ def build_parser() -> argparse.ArgumentParser:
         "take it for a head, extract --weights for a backbone")
     add("--preset", default="default", choices=_PRESETS, help="recipe; ants and hotdog are those of the tutorials "
         "(default: %(default)s)")
-    add("--backbone", metavar="NAME", help="torchvision or timm network (default: that of the store's features, "
-        "else efficientnet_lite0)")
-    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
+    add = add.group("what it starts from")
+    add("--backbone", metavar="NAME", help="torchvision or timm network (default: the checkpoint's, that "
+        "of the store's features, or efficientnet_lite0)")
+    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint, too")
     add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
     add("--init", default="auto", choices=("auto", "random", "rows"), help="what the new last layer starts from: rows "
         "of the old one for classes that it knew by name, or chance (default: rows if it knew every class)")
     add("--start", metavar="HEAD", help="linear head whose weights lp-ft starts from (default: lr, fitted first)")
+    add = add.group("which pictures train, and which measure")
     add("--dataset", metavar="NAME", help=_DATASET)
     add("--on", metavar="SPLIT", help="what to measure on (default: test, or val where there is no test); it chooses "
         "nothing")
     add("--test-fraction", type=float, metavar="F", help="split pictures anew: share of each class for test")
     add("--val-fraction", type=float, metavar="F", help="share of each class for val")
     add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
-    add = add.group("what is trained, and how (default: the preset's)")
-    add("--freeze", type=_positive, metavar="K", help="stages that partial leaves as they are (default: all but the "
-        "last)")
-    add("--epochs", type=_positive, metavar="N")
-    add("--batch-size", type=_positive, metavar="N")
-    add("--accumulate", type=_positive, metavar="N", help="parts to sum a step's gradient from, for less memory")
-    add("--optimizer", choices=("sgd", "adamw"))
-    add("--lr", type=float, metavar="RATE", help="of the pretrained layers")
-    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (default: 10)")
-    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's")
-    add("--momentum", type=float, metavar="M")
-    add("--weight-decay", type=float, metavar="W")
-    add("--schedule", choices=("constant", "step", "cosine"))
-    add("--step-epochs", type=_positive, metavar="N", help="of the schedule step")
-    add("--gamma", type=float, metavar="G", help="of the schedule step")
-    add("--warmup", type=float, metavar="EPOCHS", help="over which the rate rises")
-    add("--label-smoothing", type=float, metavar="S")
-    add("--mixup", type=float, metavar="A")
-    add("--augment", choices=("none", "flip", "views", "crop"), help="crop: random crops and mirroring; views: a few "
-        "such crops, kept with the activations of frozen stages; flip: mirroring")
-    add("--views", type=_positive, metavar="N", help="crops of each picture (default: 8)")
-    add("--class-weight", choices=("balanced",), help="let every class weigh the same")
-    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best)")
-    add("--patience", type=_positive, metavar="N", help="stop after so many epochs without a better one")
+    add("--keep", choices=("best", "last"), help="epoch whose weights are written (default: best, on val or "
+        "on pictures held out of train)")
     add("--hold-out", type=float, metavar="F", help="share of train that chooses the epoch where val cannot "
         "(default: 0.15)")
-    add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
-    add("--seed", type=int, metavar="N")
+    add("--patience", type=_positive, metavar="N", help="stop after so many epochs without a better one")
+    add = add.group("what is trained, and how (defaults are those of --preset default)")
+    add("--freeze", type=_positive, metavar="K", help="stages that partial leaves as they are (default: all but the "
+        "last)")
+    add("--epochs", type=_positive, metavar="N", help="passes over the training pictures (15; 30 from scratch)")
+    add("--batch-size", type=_positive, metavar="N", help="pictures in a step (32)")
+    add("--accumulate", type=_positive, metavar="N", help="parts to sum a step's gradient from, for less memory (1)")
+    add("--optimizer", choices=("sgd", "adamw"), help="(sgd)")
+    add("--lr", type=float, metavar="RATE", help="of the pretrained layers (0.003; lp-ft 0.001, scratch 0.03)")
+    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (10; 1 where "
+        "it starts from what was known, and from scratch)")
+    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's (1)")
+    add("--reduction", choices=("mean", "sum"), help="of a step's losses; with sum rates are for a picture, not for a "
+        "step (mean)")
+    add("--momentum", type=float, metavar="M", help="of sgd (0.9)")
+    add("--weight-decay", type=float, metavar="W", help="(0.0001)")
+    add("--schedule", choices=("constant", "step", "cosine", "cooldown"), help="how rates fall (cosine, to zero; "
+        "cooldown: from half way)")
+    add("--step-epochs", type=_positive, metavar="N", help="of the schedule step: how often they fall (7)")
+    add("--gamma", type=float, metavar="G", help="of the schedule step: to what share (0.1)")
+    add("--warmup", type=float, metavar="EPOCHS", help="over which rates rise from zero (1)")
+    add("--label-smoothing", type=float, metavar="S", help="share of the target spread over all classes (0)")
+    add("--mixup", type=float, metavar="A", help="mix pairs of pictures, with shares from Beta(A, A) (0: none)")
+    add("--augment", choices=("none", "flip", "views", "crop"), help="crop: random crops and mirroring; views: a few "
+        "such crops, kept with the activations of frozen stages; flip: mirroring (crop; head and partial flip)")
+    add("--views", type=_positive, metavar="N", help="crops of each picture, of --augment views (8)")
+    add("--class-weight", choices=("balanced",), help="let every class weigh the same, whatever its number of pictures")
+    add("--precision", choices=_PRECISIONS, help="of the passes (fp16 on CUDA, else float32)")
+    add("--seed", type=_natural, metavar="N", help="of the new layer, the order, augmentation and dropout (0)")
     add = add.group("preprocessing (default: that of the store's features, else the network's own)")
     add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
@@ -314,6 +320,52 @@ def build_parser() -> argparse.ArgumentParser:
     add("--png", type=_png, metavar="FILE.png", help="draw the curves of loss and accuracy")
     add("--csv", metavar="FILE", help="write a row for each epoch there (- is standard output)")
     add("--tensorboard", metavar="FOLDER", help="write TensorBoard's events there")
+
+    add = _verb(verbs, "depth", run_depth, "search how many stages of a network are best left frozen")
+    add("images", metavar="IMAGES|STORE", help="as for finetune; a store keeps the activations of every depth")
+    add("-o", "--output", metavar="CHECKPOINT", help="file to write the best network to; a search that is stopped can "
+        "then be taken up again")
+    add("--depths", type=_natural, nargs="+", default=[], metavar="K", help="frozen stages to try: 0 trains all "
+        "layers, one more than there are the last layer alone (default: every number)")
+    add("--budget", type=_positive, metavar="N", help="epochs of every depth before the first half of them is dropped; "
+        "twice as many before the next (default: 2)")
+    add("--epochs", type=_positive, metavar="N", help="instead: epochs of the best depth in all")
+    add("--backbone", metavar="NAME", help="as for finetune")
+    add("--weights", default="default", metavar="FILE|default|random", help="as for extract; a checkpoint too")
+    add("--partial", action="store_true", help="take from the state dict what fits, and say what does not")
+    add("--init", default="auto", choices=("auto", "random", "rows"), help="as for finetune")
+    add("--dataset", metavar="NAME", help=_DATASET)
+    add("--on", metavar="SPLIT", help="what the best depth is measured on, once (default: test, or val where there is "
+        "no test); it chooses nothing")
+    add("--test-fraction", type=float, metavar="F", help="split pictures anew: share of each class for test")
+    add("--val-fraction", type=float, metavar="F", help="share of each class for val")
+    add("--split-seed", type=int, metavar="N", help="another seed gives another split (default: 0)")
+    add = add.group("how every depth is trained (default: as by finetune)")
+    add("--batch-size", type=_positive, metavar="N")
+    add("--optimizer", choices=("sgd", "adamw"))
+    add("--lr", type=float, metavar="RATE", help="of the pretrained layers")
+    add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (default: 10)")
+    add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's")
+    add("--momentum", type=float, metavar="M")
+    add("--weight-decay", type=float, metavar="W")
+    add("--warmup", type=float, metavar="EPOCHS", help="over which the rate rises")
+    add("--label-smoothing", type=float, metavar="S")
+    add("--augment", default="flip", choices=("none", "flip", "crop"), help="of all depths alike; crop: random crops, "
+        "new in every epoch, so that no activations can be kept (default: %(default)s)")
+    add("--class-weight", choices=("balanced",), help="let every class weigh the same")
+    add("--hold-out", type=float, metavar="F", help="share of train that chooses the depth where val cannot (default: "
+        "0.15)")
+    add("--precision", choices=_PRECISIONS, help="default: fp16 on CUDA, else float32")
+    add("--seed", type=_natural, metavar="N", help="the same for every depth (default: 0)")
+    add = add.group("preprocessing (default: the network's own)")
+    add("--input-size", type=_positive, metavar="PX", help="side of the square that the network sees")
+    add("--resize", type=_positive, metavar="PX", help="shorter side before the crop")
+    add("--color", choices=("rgb", "gray", "luma", "rgba"), help="as for extract")
+    add = add.group("running")
+    add("--device", default="auto", help=_DEVICE)
+    add("--workers", type=_positive, default=0, metavar="N", help="threads that decode (default: one a core)")
+    add("--no-cache", action="store_true", help="run frozen stages in every epoch")
+    add("--png", type=_png, metavar="FILE.png", help="draw the held-out accuracy of every depth after every rung")
 
     add = _verb(verbs, "info", run_info, "show what a store holds, or statistics of pictures")
     add("source", metavar="STORE|IMAGES", help="a store, or pictures as for `extract`")
@@ -789,7 +841,7 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.terminal import ProgressDisplay
     from extract.datasets import open_source
     from finetune.logs import Logs
-    from finetune.report import print_epoch, print_tuning
+    from finetune.report import print_epoch, print_note, print_resumed, print_tuning
     from finetune.strategies import Strategy, make_strategy
     from finetune.trainer import Epoch
     from finetune.tuning import Tuner
@@ -800,13 +852,18 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     stored = is_store(Path(arguments.images))
-    backbone, weights, options = _network_to_tune(arguments, stored)
-    title = f"{backbone}, {arguments.mode}, on {Path(arguments.images).name}"
+    network = _network_to_tune(arguments, stored)
+    title = f"{network[0]}, {arguments.mode}, on {Path(arguments.images).name}"
     logs = Logs(title, arguments.png, arguments.csv, arguments.tensorboard)
 
     def told(epoch: Epoch) -> None:
+        first = not logs.epochs
         logs.add(epoch)
-        print_epoch(console, epoch, strategy.epochs)
+        print_epoch(console, epoch, strategy.epochs, header=first)
+
+    def resumed(epochs: list[Epoch]) -> None:
+        logs.add(*epochs)
+        print_resumed(console, epochs, strategy.epochs)
 
     def stepped(done: int, total: int) -> None:
         if display.what != "steps":
@@ -818,9 +875,7 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
             FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
             output,
             strategy,
-            backbone,
-            weights,
-            options,
+            *network,
             arguments.partial,
             arguments.dataset,
             _split_rule(arguments),
@@ -835,6 +890,8 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
             on_picture=display.update,
             on_step=stepped,
             on_epoch=told,
+            on_resume=resumed,
+            on_note=lambda note: print_note(console, note),
         )
         tuning = tuner.run()
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
@@ -842,27 +899,92 @@ def run_finetune(arguments: argparse.Namespace, console: "Console") -> Result:
     return {**tuning.as_json(), "accuracy_ci95": list(interval), "chart": arguments.png}, 0
 
 
+def run_depth(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Verb `depth`."""
+    from tempfile import TemporaryDirectory
+
+    from classify.statistics import holm, mcnemar_exact, wilson_interval
+    from data.canvas import Canvas
+    from data.report import is_store
+    from data.store import FeatureStore
+    from data.terminal import ProgressDisplay
+    from extract.datasets import open_source
+    from finetune.depth import DepthSearch, Judge
+    from finetune.depth_report import draw_search, print_rung, print_search, show_epoch
+    from finetune.strategies import Strategy, make_strategy
+    from finetune.tuning import Tuner
+
+    if arguments.budget and arguments.epochs:
+        _wrong_usage("depth", "--epochs and --budget say the same: name one of them")
+    if arguments.png:
+        Canvas(Path(arguments.png), 1).check()
+    named = {f.name for f in dataclasses.fields(Strategy)} - {"mode", "epochs"}
+    changes = {name: value for name, value in vars(arguments).items() if name in named and value is not None}
+    stored = is_store(Path(arguments.images))
+    with contextlib.ExitStack() as stack:
+        spare = "" if arguments.output else stack.enter_context(TemporaryDirectory(prefix="penult-depth-"))
+        output = Path(arguments.output or spare, "" if arguments.output else "network")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        display = stack.enter_context(ProgressDisplay(console, "pictures"))
+        tuner = Tuner(
+            FeatureStore(arguments.images) if stored else open_source(arguments.images, arguments.dataset),
+            output,
+            make_strategy("full", schedule="cooldown", **changes),
+            *_network_to_tune(arguments, stored),
+            arguments.partial,
+            arguments.dataset,
+            _split_rule(arguments),
+            arguments.on,
+            arguments.device,
+            arguments.workers,
+            not arguments.no_cache,
+            arguments.init,
+            on_progress=lambda p: display.update(p.done, p.total, p.skipped),
+            on_picture=display.update,
+        )
+        job = DepthSearch(
+            tuner,
+            Judge(wilson_interval, mcnemar_exact, holm),
+            arguments.budget or 2,
+            arguments.epochs or 0,
+            arguments.depths,
+            bool(arguments.output),
+            lambda *told: show_epoch(display, *told),
+            lambda *told: print_rung(console, *told),
+        )
+        try:
+            search = job.run()
+        except KeyboardInterrupt:
+            if arguments.output:
+                raise
+            raise KeyboardInterrupt("interrupted: without -o nothing is kept, the same command starts anew") from None
+    print_search(console, search)
+    if arguments.png:
+        title = f"{search.backbone} on {Path(arguments.images).name}"
+        draw_search(Path(arguments.png), search, title)
+    return {**search.as_json(), "chart": arguments.png}, 0
+
+
 def _network_to_tune(arguments: argparse.Namespace, stored: bool) -> "tuple[str, str, Options]":
-    """Return network, weights and preprocessing: what is named, else those of a store's penultimate features."""
+    """Return network, weights and preprocessing: what is named, else those of a store's penultimate features.
+
+    A checkpoint's own are left to `finetune.tuning.Tuner`.
+    """
     from classify.sources import penultimate_sources
     from data.errors import StoreError
     from data.store import FeatureStore
-    from extract.backbones import DEFAULT_BACKBONE, Options
-    from extract.checkpoints import read_checkpoint
+    from extract.backbones import Options
     from extract.wanted import wanted_of
 
     named = {"input_size": arguments.input_size, "resize": arguments.resize, "color": arguments.color}
-    changes = {name: value for name, value in named.items() if value is not None}
-    backbone, weights, own = arguments.backbone or DEFAULT_BACKBONE, arguments.weights, Options()
-    if Path(weights).is_file() and (checkpoint := read_checkpoint(Path(weights))):
-        backbone, own = arguments.backbone or checkpoint.spec.backbone, checkpoint.options()
-    elif stored and weights == "default":
+    changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    if stored and arguments.weights == "default":
         with contextlib.suppress(StoreError):
             names = [arguments.backbone] if arguments.backbone else []
             found = penultimate_sources([FeatureStore(arguments.images)], names, arguments.dataset)[0].info.source
             wanted = wanted_of(found.request, found.weights, "")
-            backbone, weights, own = wanted.backbone, wanted.weights, wanted.options
-    return backbone, weights, dataclasses.replace(own, **changes)
+            return wanted.backbone, wanted.weights, dataclasses.replace(wanted.options, **changes)
+    return arguments.backbone or "", arguments.weights, Options(**changes)
 
 
 def _start_of(path: str) -> "LinearStart":

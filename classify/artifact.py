@@ -204,7 +204,7 @@ def save_head(
 
 
 def refuse_overwrite(path: Path) -> None:
-    """Raise if a head written to `path` would replace something else than a head.
+    """Raise if a head written to `path` would replace something else than a head, or a network that was trained.
 
     Raises
     ------
@@ -213,9 +213,14 @@ def refuse_overwrite(path: Path) -> None:
     """
     if path.exists():
         try:
-            load_head(path)
+            old = load_head(path).kind
         except HeadError:
             raise HeadError(f"{path} exists and is no head: name another file with -o, or remove it first") from None
+        if old == "finetuned":
+            raise HeadError(
+                f"{path} is a fine-tuned network, which a head must not replace: name another file with -o, or remove "
+                "it first"
+            )
 
 
 def load_head(path: Path) -> TrainedHead:

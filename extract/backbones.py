@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -289,14 +289,25 @@ def open_backbone(
     loaded, source = headless.loaded, headless.title
     if loaded is None or not partial:
         return Backbone(module, specs)
-    below = [name.removeprefix("body.") for name in module.state_dict() if not name.endswith("num_batches_tracked")]
-    found = sum(name in loaded.matched for name in below)
+    refuse_little(headless, (name.removeprefix("body.") for name in module.state_dict()), specs[0].title)
+    return Backbone(module, specs, loaded.report(source, headless.spec.backbone, seed))
+
+
+def refuse_little(headless: Headless, names: Iterable[str], title: str) -> None:
+    """Raise if part of a state dict is too small a part of the tensors of these names.
+
+    Raises
+    ------
+    WeightsError
+        If less than half of them was loaded.
+    """
+    below = [name for name in names if not name.endswith("num_batches_tracked")]
+    found = sum(name in headless.loaded.matched for name in below)
     if found < _LEAST_PART * len(below):
         raise WeightsError(
-            f"{source} holds {found} of the {len(below)} tensors that {specs[0].title} needs, less than half: name "
+            f"{headless.title} holds {found} of the {len(below)} tensors that {title} needs, less than half: name "
             "the network that it was saved from with --backbone, or say --weights random"
         )
-    return Backbone(module, specs, loaded.report(source, headless.spec.backbone, seed))
 
 
 def open_headless(

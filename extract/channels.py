@@ -22,7 +22,16 @@ _SHIFT = (sum((0.485, 0.456, 0.406)) / 3 - 0.5) / 0.5
 
 
 def adapt_channels(network: nn.Module, channels: int, backbone: str) -> None:
-    """Make an RGB network take pictures of `channels` channels, in place; 3 changes nothing.
+    """Make an RGB network take pictures of `channels` channels, any number of them, in place; 3 changes nothing.
+
+    Parameters
+    ----------
+    network : Module
+        Of torchvision or timm. What of it is trained and what is frozen stays so.
+    channels : int
+        One gets the sum of the weights for red, green and blue; more get these in turn, scaled by 3 / `channels`.
+    backbone : str
+        How messages call it.
 
     Raises
     ------
@@ -43,7 +52,7 @@ def adapt_channels(network: nn.Module, channels: int, backbone: str) -> None:
             adapted = adapt_input_conv(channels, convolution.weight.detach())
         except (NotImplementedError, AssertionError):
             raise _cannot(backbone, f"its first layer {name} takes {convolution.in_channels} channels") from None
-        convolution.weight = nn.Parameter(adapted.clone(), requires_grad=False)
+        convolution.weight = nn.Parameter(adapted.clone(), requires_grad=convolution.weight.requires_grad)
         convolution.in_channels = adapted.shape[1]
     if getattr(network, "transform_input", False):
         _replace_transform(network, channels)

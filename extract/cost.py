@@ -1,6 +1,11 @@
 """What running a network costs, counted rather than looked up."""
 
+from typing import TYPE_CHECKING
+
 from extract.zoo import build_network, require_torch, resolve_name
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def count_macs(name: str, crop: tuple[int, int]) -> int:
@@ -27,12 +32,26 @@ def count_macs(name: str, crop: tuple[int, int]) -> int:
     """
     require_torch()
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     library, arch = resolve_name(name)
     with torch.random.fork_rng(devices=[]):
         network, _ = build_network(library, arch, "random")
-    network.eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 3, *crop))
+    return macs_of(network.eval(), (3, *crop))
+
+
+def macs_of(network: "nn.Module", shape: tuple[int, ...]) -> int:
+    """Return the multiply-adds of one input's way through a network, which is on the CPU.
+
+    Parameters
+    ----------
+    network : Module
+        In eval mode.
+    shape : tuple of int
+        Of the input.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, *shape))
     return int(counter.get_total_flops()) // 2  # a multiply-add is two operations

@@ -4,6 +4,7 @@ On stored penultimate vectors it gives the network's own answers without running
 """
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from data.errors import PenultError
 from data.spec import Source
 from extract.backbones import PENULTIMATE
+from extract.checkpoints import read_checkpoint
 from extract.embed import reopen_all
 from extract.zoo import (
     build_network,
@@ -115,7 +117,7 @@ def original_layer(name: str, weights: str = "default") -> tuple[OriginalLayer |
     bias = np.zeros(len(weight), np.float32) if biases is None else biases.float().numpy()
     if bias.shape != weight.shape[:1] or not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         return None, f"the last layer in {source} holds NaN or a bias of the shape {bias.shape}: get the file anew"
-    return OriginalLayer(weight, bias, *_names(library, len(weight), is_file(weights)), title), ""
+    return OriginalLayer(weight, bias, *_names(library, len(weight), weights), title), ""
 
 
 def original_layer_of(source: Source, wants: str, weights: str = "") -> tuple[OriginalLayer | None, str]:
@@ -175,8 +177,11 @@ def _width_if_linear(network: Any, head: list[str], title: str, crop: tuple[int,
     return layer.in_features, ""
 
 
-def _names(library: str, n_classes: int, from_file: bool) -> tuple[tuple[tuple[str, ...], ...], str]:
-    """Return the names of each of ImageNet-1k's classes, and what was assumed."""
+def _names(library: str, n_classes: int, weights: str) -> tuple[tuple[tuple[str, ...], ...], str]:
+    """Return the names of each class, and what was assumed: a checkpoint says them, else they are ImageNet-1k's."""
+    checkpoint = read_checkpoint(Path(weights)) if Path(weights).is_file() else None
+    if checkpoint:
+        return tuple((name,) for name in checkpoint.info["classes"]), ""
     if n_classes != IMAGENET:
         return (), f"the names of its {n_classes} classes are not known"
     from timm.data.imagenet_info import ImageNetInfo
@@ -189,4 +194,4 @@ def _names(library: str, n_classes: int, from_file: bool) -> tuple[tuple[tuple[s
         lemmas = [lemma.strip() for lemma in info.index_to_description(i).split(",")]
         names.append(tuple(dict.fromkeys([*shown[i : i + 1], *lemmas, info.index_to_label_name(i)])))
     assumed = f"its {n_classes} classes were taken for those of ImageNet-1k in their usual order"
-    return tuple(names), assumed if from_file else ""
+    return tuple(names), assumed if is_file(weights) else ""

@@ -34,6 +34,8 @@ class Wanted:
         `extract.projection.save_pca` wrote.
     normalize : str
         Empty or ``l2``.
+    poolings : tuple of str
+        One for each of `layers`, in order, where `pooling` does not suit them all.
     """
 
     backbone: str = DEFAULT_BACKBONE
@@ -47,6 +49,7 @@ class Wanted:
     average: bool = False
     projection: str = ""
     normalize: str = ""
+    poolings: tuple[str, ...] = ()
 
     @property
     def stored_views(self) -> list[str]:
@@ -69,7 +72,7 @@ class Wanted:
             self.weights,
             self.options,
             self.seed,
-            outputs or [Output(layer, self.pooling) for layer in self.layers],
+            outputs or [self._output(layer) for layer in self.layers],
             partial=self.partial,
         )
 
@@ -110,8 +113,12 @@ class Wanted:
             features.append(Feature(stored, self._request(spec.layer, view), i, project))
         return features
 
+    def _output(self, layer: str) -> Output:
+        own = dict(zip(self.layers, self.poolings, strict=False))
+        return Output(layer, own.get(layer, self.pooling))
+
     def _request(self, layer: str, view: str) -> dict[str, Any]:
-        output = Output(layer, self.pooling)
+        output = self._output(layer)
         asked = request(self.backbone, self.weights, self.options, self.seed, output, partial=self.partial)
         ours = {"view": view if view != "center" else "", "projection": self._asked_projection()}
         ours["normalize"] = self.normalize

@@ -14,6 +14,7 @@ from extract.original import OriginalLayer, original_layer
 Array = npt.NDArray[Any]
 
 INITS = ("auto", "random", "rows")
+_SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +124,9 @@ def shared_rows(backbone: str, weights: str, classes: Sequence[str], init: str) 
     found = [list(matches[i].rows) for i in known]
     weight = np.stack([layer.weight[rows].mean(axis=0) for rows in found])
     bias = np.array([layer.bias[rows].mean() for rows in found])
-    report = [
-        f"the last layer starts from rows of the old one: {line}" for line in describe_matches(matches, layer.names)
-    ]
+    lines = describe_matches(matches, layer.names)
+    report = [f"the last layer starts from the old one's rows for {len(known)} of the {len(classes)} classes"]
+    report += lines[:_SHOWN]
+    report += [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     report += [layer.note] if layer.note else []
     return LastLayer(weight, bias, tuple(known), tuple(report), len(known) == len(classes))

@@ -4,9 +4,10 @@ Exact where nothing random comes before the cut: the activations are those that 
 A mirrored picture is one of two, and both are kept; of random crops there are as many as are asked for.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,21 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from data.errors import BackboneError, TrainingError
 from data.images import ImageSet
 from data.splits import SplitRule
 from data.store import FeatureStore
 from extract.backbones import PENULTIMATE
+from extract.checkpoints import all_readable
 from extract.extractor import Extractor
 from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted
 from finetune.pictures import Roster, Rows, mirrored
-from finetune.surgery import Rest, Tuned
+from finetune.surgery import Operated, Rest, Tuned, rest_of
 
+# Activations that may be kept on the disk before training runs the frozen stages itself, in bytes.
+CACHE_LIMIT = 20 << 30
 # Activations that are read into memory at once; of more, each batch is read from the store.
 _MEMORY = 4 << 30
 
@@ -76,7 +81,9 @@ class Activations:
     augment: str
     seed: int
 
-    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Iterator[npt.NDArray[np.float32]]:
+    def batches(
+        self, groups: Sequence[Rows], epoch: int | None = None
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
         """Yield the activations of each group of rows, (B, dim) float32; see `finetune.trainer.Source`."""
         for rows in groups:
             which = np.array([self._view(row, epoch) for row in rows.tolist()])
@@ -111,19 +118,75 @@ def views_of(augment: str, views: int, seed: int) -> tuple[str, ...]:
     }.get(augment, ())
 
 
-def cache_activations(
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """Where a network is cut, so that what comes before runs once for each picture.
+
+    Parameters
+    ----------
+    frozen : int
+        Stages before it, as for `finetune.surgery.freeze`.
+    layer : str
+        Whose outputs are kept; empty where all of the network runs in every epoch.
+    rest : Rest or None
+        What follows it; None where only the last layer does.
+    nbytes : int
+        What its outputs for all pictures take.
+    why : str
+        Why it is not cut although there are frozen stages; empty if it is, or if there are none.
+    """
+
+    frozen: int
+    layer: str = ""
+    rest: Rest | None = None
+    nbytes: int = 0
+    why: str = ""
+
+
+def find_cut(operated: Operated, frozen: int, augment: str, n_views: int, n_pictures: int, room: int) -> Cut:
+    """Say whether the outputs of frozen stages can be kept.
+
+    Parameters
+    ----------
+    operated : Operated
+        The network.
+    frozen : int
+        Stages that are not trained.
+    augment : str
+        Named in the reason, where random crops forbid it.
+    n_views, n_pictures : int
+        How many outputs there would be; no views where no store can hold them.
+    room : int
+        Bytes that they may take.
+    """
+    if not frozen:
+        return Cut(frozen)
+    if not n_views:
+        why = "random crops are new in every epoch: --augment none, flip or views lets the frozen stages run once"
+        return Cut(frozen, why=why)
+    whole = frozen > len(operated.stages)
+    layer = PENULTIMATE if whole else operated.stages[frozen - 1]
+    nbytes = 4 * int(np.prod((operated.found.shapes[layer] or (1,))[1:])) * n_pictures * n_views
+    if nbytes > room:
+        why = f"activations of {layer} would take {nbytes / 1e9:.0f} GB: the frozen stages run in every epoch"
+        return Cut(frozen, why=why)
+    try:
+        rest = None if whole else rest_of(operated, layer)
+    except BackboneError as error:
+        return Cut(frozen, why=f"{error}: the frozen stages run in every epoch")
+    return Cut(frozen, layer, rest, nbytes)
+
+
+def extract_activations(
     store: Path,
     images: ImageSet,
-    roster: Roster,
     wanted: Wanted,
-    layer: str,
-    augment: str,
-    seed: int,
     setup: Setup,
     rule: SplitRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-) -> tuple[Activations, int, float]:
-    """Extract what the store does not have of a layer's outputs, and open it.
+    strict: bool = False,
+) -> tuple[dict[str, list[str]], int]:
+    """Extract what the store does not have of some layers' outputs, all of them in one pass over the pictures.
 
     Parameters
     ----------
@@ -131,49 +194,72 @@ def cache_activations(
         Where they are kept.
     images : ImageSet
         All pictures of the set.
-    roster : Roster
-        The labelled ones.
     wanted : Wanted
-        The network and the views.
-    layer : str
-        Where it is cut.
-    augment, seed
-        As for `Activations`.
+        The network, the layers and the views.
     setup : Setup
         How the network is run.
     rule : SplitRule, optional
         How the set is split, where the store does not say.
+    strict : bool
+        The store lists the pictures, and is left as it is where some have gone.
 
     Returns
     -------
-    activations : Activations
+    kept : dict of str to list of str
+        For each layer the fingerprints of its features, one for each view.
     computed : int
         Pictures that the network saw, all views together.
     saved : float
         Seconds that it took earlier to compute what was there already, as far as the store says.
     """
-    layered = dataclasses.replace(wanted, layers=(layer,), pooling="" if layer == PENULTIMATE else "flatten")
     held = FeatureStore(store)
     old = held.views().get(images.name) if held.exists() else None
-    done = Extractor(
-        images,
-        store,
-        [layered],
-        engine=setup.engine,
-        device=setup.device,
-        split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
-        keep=True,
-        on_progress=on_progress,
-    ).run()
+    with all_readable(store) if strict else contextlib.nullcontext():
+        done = Extractor(
+            images,
+            store,
+            [wanted],
+            engine=setup.engine,
+            device=setup.device,
+            split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
+            strict=strict,
+            keep=True,
+            on_progress=on_progress,
+        ).run()
+    n_views = len(wanted.views)
     fingerprints = [feature.fingerprint for feature in done.features]
-    specs = held.features()
-    samples = [held.load(dataset=images.name, spec=specs[f].spec, memory=_MEMORY).labelled() for f in fingerprints]
+    if not set(fingerprints) <= held.features().keys():
+        raise TrainingError(f"none of the {len(images)} pictures of {images.root} can be read now: put them back")
+    kept = {layer: fingerprints[i * n_views :][:n_views] for i, layer in enumerate(wanted.layers)}
+    return kept, done.extracted * n_views
+
+
+def open_activations(store: Path, fingerprints: Sequence[str], roster: Roster, augment: str, seed: int) -> Activations:
+    """Open a layer's outputs for training.
+
+    Parameters
+    ----------
+    store : Path
+        Where they are kept.
+    fingerprints : sequence of str
+        One for each view, the centre first.
+    roster : Roster
+        The labelled pictures of the set.
+    augment, seed
+        As for `Activations`.
+    """
+    held = FeatureStore(store)
+    specs = [held.features()[fingerprint].spec for fingerprint in fingerprints]
+    samples = [held.load(dataset=roster.name, spec=spec, memory=_MEMORY).labelled() for spec in specs]
     places = {digest: i for i, digest in reversed(list(enumerate(samples[0].digests.tolist())))}
+    lacking = [row for row, digest in enumerate(roster.digests.tolist()) if digest not in places]
+    if lacking:
+        raise TrainingError(
+            f"{len(lacking)} of the {len(roster)} pictures can no longer be read, {roster.pictures.title(lacking[0])} "
+            f"for one, and {store} lacks their activations: restore them, or extract the pictures again"
+        )
     rows = np.array([places[digest] for digest in roster.digests.tolist()], dtype=np.int64)
-    vectors = [_Rows(s.X, rows) for s in samples]
-    milliseconds = [specs[f].extract_milliseconds or 0.0 for f in fingerprints]
-    saved = sum(milliseconds) / 1000 * (len(roster) - min(done.extracted, len(roster)))
-    return Activations(roster, vectors, augment, seed), done.extracted * len(fingerprints), saved
+    return Activations(roster, [_Rows(s.X, rows) for s in samples], augment, seed)
 
 
 class _Rows:

@@ -7,6 +7,7 @@ torchvision and timm load the tensors as they are, `extract --weights` takes the
 import base64
 import dataclasses
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def save_checkpoint(path: Path, operated: Operated, facts: dict[str, Any], train
     """
     refuse_overwrite(path)
     network = operated.network
-    last, layer = operated.head[-1], network.last.state_dict()
-    named = {**network.body.state_dict(), **{f"{last}.{name}": tensor for name, tensor in layer.items()}}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
+    # a network that averages several last layers (DeiT with distillation) gets the same in each: their mean is ours
+    layer = {f"{head}.{name}": t for head in operated.head for name, t in network.last.state_dict().items()}
+    named = {**network.body.state_dict(), **layer}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     spec = tuned_spec(network, operated.spec)
     keys = np.sort(np.array([int(d[:16], 16) for d in train_digests.tolist()], dtype="<u8"))
     info = {
@@ -61,7 +63,7 @@ def save_checkpoint(path: Path, operated: Operated, facts: dict[str, Any], train
         "backbone": operated.spec.backbone,
         "spec": json.loads(spec.canonical_json()),
         "fingerprint": spec.fingerprint,
-        "last": last,
+        "last": operated.head[-1],
         "request": {"backbone": spec.backbone, "options": options_of(spec)},
         **facts,
         "train_keys": base64.b64encode(keys.tobytes()).decode(),
@@ -74,13 +76,16 @@ def save_checkpoint(path: Path, operated: Operated, facts: dict[str, Any], train
 
 
 def refuse_overwrite(path: Path) -> None:
-    """Raise if a checkpoint written to `path` would replace something else than a checkpoint.
+    """Raise if a checkpoint written to `path` would replace something else than a checkpoint, or cannot be written.
 
     Raises
     ------
     TrainingError
         With another name as the next step.
     """
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        why = "cannot be written to" if path.parent.is_dir() else "is no folder"
+        raise TrainingError(f"{path.parent} {why}: name a file in another folder with -o")
     if path.is_dir() or (path.exists() and read_checkpoint(path) is None):
         raise TrainingError(f"{path} exists and is no checkpoint: name another file with -o, or remove it first")
 

@@ -33,11 +33,5 @@ def draw_epochs(path: Path, epochs: Sequence[Epoch], title: str) -> None:
         if chosen:
             best = max(epochs, key=lambda e: (e.accuracy or 0.0, -(e.loss or 0.0)))
             top.axvline(best.number, color=QUIET, linewidth=1, linestyle="--")
-            top.annotate(
-                f"epoch {best.number}: {best.accuracy:.4f}",
-                (best.number, top.get_ylim()[0]),
-                xytext=(8, 8),
-                textcoords="offset points",
-                color=QUIET,
-            )
+            top.set_title(f"{title}: {best.accuracy:.4f} held out, in epoch {best.number}")
         top.legend(frameon=False, loc="lower right")

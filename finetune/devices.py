@@ -39,9 +39,13 @@ class Runner:
         # small gradients vanish in fp16 unless the loss is scaled up
         self.scaler = torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16")
 
-    def place(self, network: nn.Module) -> None:
-        """Move a network to the device; its convolutions run in channels-last memory, the fast layout of each."""
-        network.to(self.device).to(memory_format=torch.channels_last)
+    def place(self, *modules: nn.Module) -> None:
+        """Move modules to the device; their convolutions run in channels-last memory, the fast layout of each.
+
+        Modules that share parameters still do so afterwards; buffers that one holds by itself move with it alone.
+        """
+        for module in modules:
+            module.to(self.device).to(memory_format=torch.channels_last)
 
     def tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """Return an array on the device; to CUDA through pinned memory, without waiting for the copy."""

@@ -1,9 +1,11 @@
-"""Epochs as a CSV, as TensorBoard's events and as a picture of the curves, each brought up to date after an epoch."""
+"""Epochs as a CSV, as TensorBoard's events and as a picture of the curves, each brought up to date in training."""
 
 import csv
 import dataclasses
 import io
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +16,8 @@ from data.staging import write_atomically
 from finetune.curves import draw_epochs
 from finetune.trainer import Epoch
 
+# A picture takes a third of a second, as long as many an epoch of a last layer alone; in seconds.
+_DRAW_EVERY = 10.0
 _COLUMNS = [field.name for field in dataclasses.fields(Epoch)]
 
 
@@ -40,18 +44,22 @@ class Logs:
         self.png = png
         self.csv = csv
         self.tensorboard = tensorboard
-        self._epochs: list[Epoch] = []
+        self.epochs: list[Epoch] = []
         self._writer: Any = None
+        self._drawn = 0  # epochs that the picture shows
+        self._drawn_at = 0.0
 
     def __enter__(self) -> "Logs":
         if self.png:
             Canvas(Path(self.png), 2).check()  # before an hour of training, not after it
+        if self.csv and self.csv != "-":
+            Path(self.csv).parent.mkdir(parents=True, exist_ok=True)
         if self.tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 raise MissingDependency(
-                    "TensorBoard's events need tensorboard: install it with `pip install tensorboard`"
+                    "TensorBoard's events need tensorboard: install penult[tensorboard], or leave out --tensorboard"
                 ) from None
             self._writer = SummaryWriter(self.tensorboard)
         return self
@@ -61,33 +69,40 @@ class Logs:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+        self._draw()
 
-    def add(self, epoch: Epoch) -> None:
-        """Write one more epoch."""
-        self._epochs.append(epoch)
+    def add(self, *epochs: Epoch) -> None:
+        """Write one more epoch, or those that an earlier run has done."""
+        self.epochs += epochs
         if self.csv:
-            self._write_csv(self.csv)
+            self._write_csv(self.csv, epochs)
         if self._writer is not None:
-            values = {"loss/train": epoch.train_loss, "accuracy/train": epoch.train_accuracy, "lr": epoch.lr}
-            values |= {} if epoch.loss is None else {"loss/held out": epoch.loss}
-            values |= {} if epoch.accuracy is None else {"accuracy/held out": epoch.accuracy}
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, epoch.number)
+            for epoch in epochs:
+                self._write_events(epoch)
             self._writer.flush()
-        if self.png:
-            draw_epochs(Path(self.png), self._epochs, self.title)
+        if time.monotonic() - self._drawn_at >= _DRAW_EVERY:
+            self._draw()
 
-    def _write_csv(self, path: str) -> None:
+    def _draw(self) -> None:
+        if self.png and len(self.epochs) > self._drawn:
+            draw_epochs(Path(self.png), self.epochs, self.title)
+            self._drawn, self._drawn_at = len(self.epochs), time.monotonic()
+
+    def _write_events(self, epoch: Epoch) -> None:
+        values = {"loss/train": epoch.train_loss, "accuracy/train": epoch.train_accuracy, "lr": epoch.lr}
+        values |= {} if epoch.loss is None else {"loss/held out": epoch.loss}
+        values |= {} if epoch.accuracy is None else {"accuracy/held out": epoch.accuracy}
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch.number)
+
+    def _write_csv(self, path: str, new: Sequence[Epoch]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-        rows = [dataclasses.asdict(epoch) for epoch in self._epochs]
+        if path != "-" or len(new) == len(self.epochs):
+            writer.writeheader()
+        writer.writerows(dataclasses.asdict(epoch) for epoch in (new if path == "-" else self.epochs))
         if path == "-":
-            if len(rows) == 1:
-                writer.writeheader()
-            writer.writerow(rows[-1])
             sys.stdout.write(text.getvalue())
             sys.stdout.flush()
-            return
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(Path(path), text.getvalue().encode())
+        else:
+            write_atomically(Path(path), text.getvalue().encode())

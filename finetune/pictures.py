@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -77,7 +77,10 @@ class Roster:
         rows = np.flatnonzero(self.splits == split)
         if not len(rows):
             held = ", ".join(f"{name or '(none)'}" for name in np.unique(self.splits).tolist())
-            raise TrainingError(f"{self.source} has no labelled picture in the split {split!r}, only in {held}")
+            raise TrainingError(
+                f"{self.source} has no labelled picture in the split {split!r}, only in {held}: name another set, or "
+                "split the pictures anew with --test-fraction"
+            )
         return rows
 
     @property
@@ -171,9 +174,15 @@ def roster_of_store(store: FeatureStore, dataset: str | None = None) -> Roster:
 
 
 def _checked(roster: Roster) -> Roster:
-    if len(np.unique(roster.targets)) < 2:
+    shown = np.unique(roster.targets)
+    if not len(shown):
+        why = f"{len(roster.skipped)} cannot be decoded" if roster.skipped else "none has a label"
         raise ImageSetError(
-            f"{roster.source} has labelled pictures of {len(np.unique(roster.targets))} classes: at least two are "
+            f"{roster.source} has no picture to train on, {why}: name a folder with a folder for each class"
+        )
+    if len(shown) < 2:
+        raise ImageSetError(
+            f"{roster.source} has labelled pictures of one class alone, {roster.classes[shown[0]]}: at least two are "
             "needed to tell apart"
         )
     return roster
@@ -281,7 +290,7 @@ class Inputs:
         self._kept: dict[int, Pixels] = {}
         self._room = _KEPT
 
-    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Iterator[Pixels]:
+    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Generator[Pixels, None, None]:
         """Yield the pixels of each group of rows, (B, H, W, C) uint8.
 
         Parameters
@@ -311,8 +320,9 @@ class Inputs:
 
     def prepare(self, batch: torch.Tensor) -> torch.Tensor:
         """Return normalised pictures, (B, C, H, W) float32 in channels-last memory, of pixels on a device."""
-        x = batch.permute(0, 3, 1, 2).float().div_(255)
-        return x.sub_(self._mean.to(x.device)).div_(self._std.to(x.device))
+        if self._mean.device != batch.device:  # once: each such copy waits for the device
+            self._mean, self._std = self._mean.to(batch.device), self._std.to(batch.device)
+        return batch.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
 
     def _input(self, row: int, epoch: int | None) -> Pixels:
         if epoch is not None and self.augment == "crop":

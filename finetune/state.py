@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from data.errors import TrainingError, first_line
-from data.staging import disk_full_hint, write_atomically
+from data.staging import disk_full_hint, sweep, temporaries, write_atomically
 from finetune.devices import Runner
 
 _KEY = "penult_training"
@@ -101,6 +101,7 @@ def read_state(path: Path, request: str) -> State | None:
     TrainingError
         If it is of another request, or damaged.
     """
+    sweep(temporaries(path))
     if not path.exists():
         return None
     try:

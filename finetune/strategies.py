@@ -8,7 +8,7 @@ from data.errors import TrainingError
 
 MODES = ("head", "full", "partial", "scratch", "lp-ft")
 OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "cooldown")
 AUGMENTATIONS = ("none", "flip", "views", "crop")
 
 
@@ -30,14 +30,16 @@ class Strategy:
         ``sgd`` or ``adamw``.
     lr : float
         Learning rate of the pretrained layers, and of all layers from scratch.
-    head_lr_factor : float
-        The new last layer's is so many times `lr`.
+    head_lr_factor : float, optional
+        The new last layer's is so many times `lr`; by default ten times, or the same where it starts from what was
+        known, which a high rate would soon undo.
     layer_decay : float
         Each stage's is so many times that of the next one.
     momentum, weight_decay : float
         SGD's momentum; L2 penalty, of all parameters with SGD, of matrices alone with AdamW.
     schedule : str
-        ``constant``; ``step``: times `gamma` every `step_epochs`; ``cosine``: down to zero.
+        ``constant``; ``step``: times `gamma` every `step_epochs`; ``cosine``: down to zero; ``cooldown``: constant, and
+        in the second half evenly down to zero (Hagele et al. 2024, arXiv:2405.18392).
     step_epochs, gamma
         Of the schedule ``step``.
     warmup : float
@@ -52,6 +54,9 @@ class Strategy:
         How many.
     class_weight : str
         Empty, or ``balanced``: classes weigh the same.
+    reduction : str
+        ``mean``: a step's gradient is that of the mean loss of its pictures; ``sum``: of the sum, so that `lr` is for
+        a picture and not for a step.
     accumulate : int
         Parts that a step's gradient is summed from, to fit a smaller memory.
     keep : str
@@ -72,7 +77,7 @@ class Strategy:
     batch_size: int = 32
     optimizer: str = "sgd"
     lr: float = 0.003
-    head_lr_factor: float = 10.0
+    head_lr_factor: float | None = None
     layer_decay: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -85,6 +90,7 @@ class Strategy:
     augment: str = "crop"
     views: int = 8
     class_weight: str = ""
+    reduction: str = "mean"
     accumulate: int = 1
     keep: str = "best"
     patience: int = 0
@@ -105,6 +111,7 @@ class Strategy:
             ("schedule", SCHEDULES),
             ("augment", AUGMENTATIONS),
             ("class_weight", ("", "balanced")),
+            ("reduction", ("mean", "sum")),
             ("keep", ("best", "last")),
         ):
             if getattr(self, name) not in known:
@@ -118,13 +125,15 @@ class Strategy:
             "freeze": 0,
             "patience": 0,
             "views": 1,
+            "step_epochs": 1,
+            "seed": 0,
         }
         least |= {"momentum": 0, "weight_decay": 0, "warmup": 0, "mixup": 0}
         for name, bound in least.items():
-            if not getattr(self, name) >= bound:
+            if not bound <= getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be {bound} or more: got {getattr(self, name)}")
         for name in ("lr", "head_lr_factor", "layer_decay", "gamma"):
-            if not 0 < getattr(self, name) < math.inf:
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise TrainingError(f"{name} must be above 0: got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1 or not 0 < self.hold_out < 1:
             raise TrainingError(
@@ -148,7 +157,15 @@ class Strategy:
             return rising * self.gamma ** int(epoch // self.step_epochs)
         if self.schedule == "cosine":
             return rising * 0.5 * (1 + math.cos(math.pi * min(epoch / self.epochs, 1.0)))
+        if self.schedule == "cooldown":
+            return rising * min(1.0, max(2 * (1 - epoch / self.epochs), 0.0))
         return rising
+
+    def settled(self, known: bool) -> "Strategy":
+        """Return the strategy with nothing left open, for a last layer that starts from what was `known` or not."""
+        if self.head_lr_factor is not None:
+            return self
+        return dataclasses.replace(self, head_lr_factor=1.0 if known else 10.0)
 
     def rate(self, depth: int | None, n_stages: int) -> float:
         """Return the learning rate of a parameter at the start.
@@ -161,7 +178,7 @@ class Strategy:
             How many stages there are.
         """
         if depth is None:
-            return self.lr * self.head_lr_factor
+            return self.lr * (self.head_lr_factor or 10.0)
         return self.lr * self.layer_decay ** (n_stages - depth)
 
     def frozen(self, n_stages: int) -> int:
@@ -180,7 +197,8 @@ _ANTS: dict[str, Any] = {  # ResNet-18 on ants and bees: SGD, one rate for all l
 }
 _HOTDOG: dict[str, Any] = {  # hot dogs: ten times the rate for the new layer, weight decay 0.001, 5 epochs
     **{"epochs": 5, "batch_size": 128, "lr": 5e-5, "head_lr_factor": 10.0, "momentum": 0.0, "weight_decay": 0.001},
-    **{"schedule": "constant", "warmup": 0.0, "augment": "crop"},
+    # d2l sums the losses of a batch, and keeps the last epoch's weights
+    **{"schedule": "constant", "warmup": 0.0, "augment": "crop", "reduction": "sum", "keep": "last"},
 }
 PRESETS = {"default": Strategy(), "ants": Strategy(**_ANTS), "hotdog": Strategy(**_HOTDOG)}
 _FROM_SCRATCH: dict[str, dict[str, Any]] = {
@@ -191,12 +209,21 @@ _FROM_SCRATCH: dict[str, dict[str, Any]] = {
 }
 
 
+# Values that mean something in company of another alone.
+_ONLY_WITH = {
+    "views": ("augment", "views"),
+    "momentum": ("optimizer", "sgd"),
+    "step_epochs": ("schedule", "step"),
+    "gamma": ("schedule", "step"),
+    "patience": ("keep", "best"),
+    "hold_out": ("keep", "best"),
+}
 _BY_MODE: dict[str, dict[str, Any]] = {
     # mirroring, whose activations can be kept
     "head": {"augment": "flip"},
     "partial": {"augment": "flip"},
     # the last layer is as good as it can be for these features: no part of the network may leave them fast
-    "lp-ft": {"lr": 0.001, "head_lr_factor": 1.0},
+    "lp-ft": {"lr": 0.001},
 }
 
 
@@ -213,7 +240,7 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
     Raises
     ------
     TrainingError
-        If there is no such preset, or a value makes no sense.
+        If there is no such preset, or a value makes no sense, by itself or beside another.
     """
     if preset not in PRESETS:
         raise TrainingError(f"no preset {preset!r}: use {', '.join(PRESETS)}")
@@ -225,4 +252,7 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
     values = {**own, **changes, "mode": mode}
     strategy = dataclasses.replace(PRESETS[preset], **values)
     strategy.check()
+    for name, (other, needed) in _ONLY_WITH.items():
+        if changes.get(name, getattr(Strategy, name)) != getattr(Strategy, name) and getattr(strategy, other) != needed:
+            raise TrainingError(f"{name} is for {other} {needed}: got {other} {getattr(strategy, other)}")
     return strategy

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from data.errors import BackboneError
 from data.spec import FeatureSpec
-from extract.backbones import PENULTIMATE, Options, open_headless
+from extract.backbones import PENULTIMATE, Options, open_headless, refuse_little
 from extract.layers import HOW_TO_LIST
 from extract.pooling import Shape
 from extract.stages import stages_of
@@ -116,8 +116,17 @@ def operate(
         As for `extract.backbones.open_backbone`.
     n_classes : int
         Outputs of the new layer.
+
+    Raises
+    ------
+    BackboneError
+        If there is no such network, or its last layer does not read one vector.
+    WeightsError
+        If the weights cannot be had or do not fit; or with `partial`, if less than half of the tensors do.
     """
     opened = open_headless(backbone, weights, options, seed, partial=partial)
+    if opened.loaded and partial:
+        refuse_little(opened, opened.network.state_dict(), opened.spec.backbone)
     found = survey(opened.network, len(opened.spec.mean), opened.spec.crop, opened.head)
     shape = found.shapes[PENULTIMATE]
     if shape is None or len(shape) != 2:

@@ -1,9 +1,10 @@
 """The loop: epochs over training pictures, held-out pictures after each, the best weights kept; resumable."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data.errors import TrainingError
+from data.errors import TrainingError, first_line
 from finetune.devices import Runner
 from finetune.pictures import Rows
 from finetune.state import State, clear_state, read_state, write_state
@@ -22,11 +23,14 @@ from finetune.surgery import Depths, Freezing, Tuned
 
 Floats = npt.NDArray[np.float32]
 
+# Steps between two looks at the loss: a GPU must finish all its work before it can be read.
+_LOOK = 50
+
 
 class Source(Protocol):
     """What a network is fed with."""
 
-    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Iterator[npt.NDArray[Any]]:
+    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Generator[npt.NDArray[Any], None, None]:
         """Yield an array for each group of rows; `epoch` decides what is random, without one nothing is."""
 
     def prepare(self, batch: torch.Tensor) -> torch.Tensor:
@@ -77,7 +81,7 @@ class Epoch:
     number : int
         From 1.
     lr : float
-        Learning rate of the body at its end.
+        Learning rate of the body in its last step.
     train_loss, train_accuracy : float
         Means over the training pictures as they were seen, augmented, while the weights moved.
     loss, accuracy : float or None
@@ -132,6 +136,8 @@ class Trainer:
         Called with steps done and in all.
     on_epoch : callable, optional
         Called with each `Epoch`.
+    on_resume : callable, optional
+        Called with the epochs that an earlier run has done, if any.
     """
 
     def __init__(
@@ -143,6 +149,7 @@ class Trainer:
         request: str,
         on_step: Callable[[int, int], None] | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
+        on_resume: Callable[[list[Epoch]], None] | None = None,
     ) -> None:
         self.course = course
         self.strategy = strategy
@@ -151,14 +158,22 @@ class Trainer:
         self.request = request
         self.on_step = on_step
         self.on_epoch = on_epoch
+        self.on_resume = on_resume
 
-    def run(self) -> Trained:
+    def run(self, until: int | None = None) -> Trained:
         """Train, going on where an earlier run of the same request was stopped.
+
+        Parameters
+        ----------
+        until : int, optional
+            Stop after this epoch, as if interrupted: the next run goes on; without it all epochs are run.
 
         Raises
         ------
         TrainingError
             If the loss is not finite, or pictures have gone.
+        KeyboardInterrupt
+            On Ctrl-C, with what is kept; the same call again goes on from there.
         """
         course, strategy = self.course, self.strategy
         network = course.network
@@ -171,8 +186,10 @@ class Trainer:
             state.restore(network, optimizer, self.runner)
             best, kept = state.best, state.kept
         resumed = len(history)
-        with self.runner.seeded():
-            for number in range(len(history) + 1, strategy.epochs + 1):
+        if self.on_resume and history:
+            self.on_resume(list(history))
+        with self.runner.seeded(), self._interruptible():
+            for number in range(len(history) + 1, (until or strategy.epochs) + 1):
                 if self._patience_is_out(history, kept):
                     break
                 history.append(self._epoch(number, optimizer))
@@ -197,12 +214,25 @@ class Trainer:
         self.course.path.training = False
         parts = [np.empty((0, self.course.network.last.out_features), dtype=np.float32)]
         groups = _split(rows, self.strategy.batch_size)
-        with torch.inference_mode():
-            for batch in self.course.source.batches(groups):
+        # not inference_mode: what a network keeps of such a pass for itself could not be used in training
+        with torch.no_grad(), contextlib.closing(self.course.source.batches(groups)) as batches:
+            for batch in batches:
                 x = self.course.source.prepare(self.runner.tensor(batch))
-                with self.runner.autocast():
-                    parts.append(self.course.path(x).float().cpu().numpy())
+                with _explained(len(batch)), self.runner.autocast():
+                    scores = self.course.path(x)
+                parts.append(scores.float().cpu().numpy())
         return np.concatenate(parts)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Say on Ctrl-C what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            kept = f"finished epochs are kept in {self.state}; run the same command again to go on from there"
+            if not self.state.exists():
+                kept = "no epoch was finished; run the same command again to start anew"
+            raise KeyboardInterrupt(f"interrupted: {kept}") from None
 
     def _moving(self) -> dict[str, torch.Tensor]:
         """Return a copy of what training changes: parameters that have a gradient, statistics that are not frozen."""
@@ -215,74 +245,92 @@ class Trainer:
         """Pass over the training pictures once, and over those that choose."""
         course, strategy = self.course, self.strategy
         began = time.perf_counter()
-        torch.manual_seed(strategy.seed * 1_000_003 + number)
+        torch.manual_seed((strategy.seed * 1_000_003 + number) % 2**63)
         rng = np.random.default_rng([strategy.seed, number])
         groups = _split(rng.permutation(course.train), strategy.batch_size)
         course.freezing.train(course.network)
         course.path.training = True
-        loss_sum, right = 0.0, 0
-        for step, (rows, batch) in enumerate(zip(groups, course.source.batches(groups, number - 1), strict=True)):
-            factor = strategy.factor(number - 1 + (step + 1 if strategy.warmup else step) / len(groups))
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-            loss, correct = self._step(batch, course.targets[rows], optimizer, rng)
-            loss_sum, right = loss_sum + loss * len(rows), right + correct
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"the loss is {loss} in epoch {number}: lower the learning rate (--lr, now {strategy.lr:g}), or "
-                    "let it rise more slowly (--warmup)"
-                )
-            if self.on_step:
-                self.on_step((number - 1) * len(groups) + step + 1, strategy.epochs * len(groups))
+        losses: list[torch.Tensor] = []
+        rights: list[torch.Tensor] = []
+        factor = 1.0
+        with contextlib.closing(course.source.batches(groups, number - 1)) as batches:
+            for step, (rows, batch) in enumerate(zip(groups, batches, strict=True)):
+                # the middle of a step: the first is no step of rate zero where it rises, nor the last where it falls
+                factor = strategy.factor(number - 1 + (step + 0.5) / len(groups))
+                for group in optimizer.param_groups:
+                    group["lr"] = group["initial_lr"] * factor
+                loss, right = self._step(batch, course.targets[rows], optimizer, rng)
+                losses.append(loss * len(rows))
+                rights.append(right)
+                if step % _LOOK == 0 or step == len(groups) - 1:
+                    self._refuse_divergence(float(losses[-1]), number)
+                if self.on_step:
+                    self.on_step((number - 1) * len(groups) + step + 1, strategy.epochs * len(groups))
         chosen: tuple[float, float] | None = None
         if len(course.choose):
             scores, y = self.scores(course.choose), course.targets[course.choose]
-            loss = float(F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(y)))
-            chosen = loss, float((scores.argmax(axis=1) == y).mean())
+            held_loss = float(F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(y)))
+            chosen = held_loss, float((scores.argmax(axis=1) == y).mean())
         return Epoch(
             number=number,
-            lr=strategy.lr * strategy.factor(number),
-            train_loss=loss_sum / len(course.train),
-            train_accuracy=right / len(course.train),
+            lr=strategy.lr * factor,
+            train_loss=sum(torch.stack(losses).tolist()) / len(course.train),
+            train_accuracy=int(torch.stack(rights).sum()) / len(course.train),
             loss=chosen[0] if chosen else None,
             accuracy=chosen[1] if chosen else None,
             seconds=time.perf_counter() - began,
         )
 
+    def _refuse_divergence(self, loss: float, number: int) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {number}: lower the learning rate (--lr, now {self.strategy.lr:g}), or "
+                "let it rise more slowly (--warmup)"
+            )
+
     def _step(
         self, batch: npt.NDArray[Any], y: Rows, optimizer: torch.optim.Optimizer, rng: np.random.Generator
-    ) -> tuple[float, int]:
-        """Take one step; return the mean loss and how many of the batch were right."""
-        strategy, runner = self.strategy, self.runner
-        loss_sum, right = 0.0, 0
-        for part in np.array_split(np.arange(len(y)), min(strategy.accumulate, len(y))):
-            x = self.course.source.prepare(runner.tensor(batch[part]))
-            target = runner.tensor(y[part])
-            share = float(rng.beta(strategy.mixup, strategy.mixup)) if strategy.mixup else 1.0
-            other = runner.tensor(rng.permutation(len(part))) if strategy.mixup else None
-            if other is not None:
-                x = share * x + (1 - share) * x[other]
-            with runner.autocast():
-                scores = self.course.path(x)
-            loss = self._loss(scores.float(), target)
-            if other is not None:
-                loss = share * loss + (1 - share) * self._loss(scores.float(), target[other])
-            runner.backward(loss * (len(part) / len(y)))
-            loss_sum += float(loss.detach()) * len(part)
-            right += int((scores.detach().argmax(dim=1) == target).sum())
-        runner.step(optimizer)
-        return loss_sum / len(y), right
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take one step; return the mean loss and how many of the batch were right, on the device.
 
-    def _loss(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        What is drawn for mixup, and what a mean is taken over, is the whole step's, however many parts it has.
+        """
+        strategy, runner, source = self.strategy, self.runner, self.course.source
         weights = self._class_weights()
-        smoothing = self.strategy.label_smoothing
-        return F.cross_entropy(scores, target, weights, label_smoothing=smoothing)
+        total = float(len(y) if weights is None else weights[y].sum())
+        share = float(rng.beta(strategy.mixup, strategy.mixup)) if strategy.mixup else 1.0
+        other = rng.permutation(len(y)) if strategy.mixup else np.arange(len(y))
+        losses, rights = [], []
+        # BatchNorm cannot learn from a part of one
+        for part in np.array_split(np.arange(len(y)), min(strategy.accumulate, max(1, len(y) // 2))):
+            x = source.prepare(runner.tensor(batch[part]))
+            target = runner.tensor(y[part])
+            if strategy.mixup:
+                x = share * x + (1 - share) * source.prepare(runner.tensor(batch[other[part]]))
+            with _explained(len(part)):
+                with runner.autocast():
+                    scores = self.course.path(x)
+                loss = self._loss(scores.float(), target, weights)
+                if strategy.mixup:
+                    mixed = runner.tensor(y[other[part]])
+                    loss = share * loss + (1 - share) * self._loss(scores.float(), mixed, weights)
+                runner.backward(loss / total if strategy.reduction == "mean" else loss)
+            losses.append(loss.detach())
+            rights.append((scores.detach().argmax(dim=1) == target).sum())
+        runner.step(optimizer)
+        return torch.stack(losses).sum() / total, torch.stack(rights).sum()
 
-    def _class_weights(self) -> torch.Tensor | None:
+    def _loss(self, scores: torch.Tensor, target: torch.Tensor, weights: Floats | None) -> torch.Tensor:
+        """Return the sum of the losses of some pictures, each weighed by its class."""
+        weight = None if weights is None else self.runner.tensor(weights)
+        return F.cross_entropy(scores, target, weight, label_smoothing=self.strategy.label_smoothing, reduction="sum")
+
+    def _class_weights(self) -> Floats | None:
+        """Return what a picture of each class weighs, (k,): all classes weigh the same together."""
         if not self.strategy.class_weight:
             return None
         counts = np.bincount(self.course.targets[self.course.train], minlength=self.course.network.last.out_features)
-        return self.runner.tensor((counts.sum() / (len(counts) * counts)).astype(np.float32))
+        return (counts.sum() / (len(counts) * counts)).astype(np.float32)  # type: ignore[no-any-return]
 
     def _optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer, each parameter with the learning rate of its depth."""
@@ -319,8 +367,20 @@ def _merit(epoch: Epoch) -> tuple[float, float]:
     return epoch.accuracy or 0.0, -(epoch.loss or 0.0)
 
 
+@contextlib.contextmanager
+def _explained(n: int) -> Iterator[None]:
+    """Say what may help where a network fails on n pictures: for want of memory, or since they are too small for it."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"the network failed on {n} pictures ({first_line(error)}): try a smaller --batch-size, more parts with "
+            "--accumulate, or another --input-size"
+        ) from error
+
+
 def _split(rows: Rows, batch_size: int) -> list[Rows]:
-    """Return groups of at most `batch_size` and nearly equal sizes: BatchNorm cannot learn from a rest of one."""
+    """Return groups of nearly equal sizes of at most `batch_size`, or one more: BatchNorm cannot learn from one."""
     if not len(rows):
         return []
-    return np.array_split(rows, math.ceil(len(rows) / batch_size))
+    return np.array_split(rows, min(math.ceil(len(rows) / batch_size), max(1, len(rows) // 2)))

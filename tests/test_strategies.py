@@ -33,6 +33,25 @@ def test_the_step_schedule_is_the_tutorials():
     assert [round(ants.factor(epoch), 6) for epoch in (0, 6.99, 7, 13.9, 14, 21)] == [1, 1, 0.1, 0.1, 0.01, 0.001]
 
 
+def test_the_presets_are_the_tutorials_recipes():
+    for mode in ("head", "full"):
+        ants = make_strategy(mode, "ants")
+        assert (ants.optimizer, ants.lr, ants.momentum, ants.weight_decay) == ("sgd", 0.001, 0.9, 0.0)
+        assert (ants.schedule, ants.step_epochs, ants.gamma, ants.warmup) == ("step", 7, 0.1, 0.0)
+        assert (ants.epochs, ants.batch_size, ants.head_lr_factor, ants.keep) == (25, 4, 1.0, "best")
+        assert ants.augment == "crop"
+    hotdog, scratch = make_strategy("full", "hotdog"), make_strategy("scratch", "hotdog")
+    assert (hotdog.rate(0, 5), hotdog.rate(5, 5)) == (5e-5, 5e-5)
+    assert hotdog.rate(None, 5) == pytest.approx(5e-4)
+    assert scratch.rate(0, 5) == scratch.rate(None, 5) == 5e-4
+    for recipe in (hotdog, scratch):
+        assert (recipe.optimizer, recipe.momentum, recipe.weight_decay) == ("sgd", 0.0, 0.001)
+        assert (recipe.epochs, recipe.batch_size, recipe.schedule, recipe.warmup) == (5, 128, "constant", 0.0)
+        assert (recipe.augment, recipe.reduction, recipe.keep) == ("crop", "sum", "last")
+    assert make_strategy("scratch").lr == pytest.approx(10 * make_strategy("full").lr)
+    assert make_strategy("full").factor(10) < make_strategy("full").factor(5) < 1
+
+
 def test_the_cosine_rises_then_falls_to_nothing():
     strategy = Strategy(epochs=10, warmup=2, schedule="cosine")
     factors = [strategy.factor(e / 4) for e in range(41)]
@@ -58,6 +77,13 @@ def test_rates_fall_towards_the_pictures():
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
         ({"freeze": 2}, "freeze is for the mode partial"),
         ({"lr": float("nan")}, "lr must be above 0"),
+        ({"seed": -1}, "seed must be 0 or more: got -1"),
+        ({"warmup": float("nan")}, "warmup must be 0 or more: got nan"),
+        ({"weight_decay": float("inf")}, "weight_decay must be 0 or more: got inf"),
+        ({"views": 4}, "views is for augment views: got augment crop"),
+        ({"momentum": 0.5, "optimizer": "adamw"}, "momentum is for optimizer sgd: got optimizer adamw"),
+        ({"gamma": 0.5}, "gamma is for schedule step: got schedule cosine"),
+        ({"patience": 3, "keep": "last"}, "patience is for keep best: got keep last"),
     ],
 )
 def test_impossible_values_are_refused(changes, message):

@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from data.errors import BackboneError
+from data.errors import BackboneError, WeightsError
 from extract.backbones import Options, Output, open_backbone
+from extract.channels import adapt_channels
 from finetune.surgery import Tuned, depths_of, freeze, operate, rest_of, set_last_layer
 
 NAME = TINY[1]
@@ -81,6 +82,27 @@ def test_the_rest_behind_a_cut_gives_what_the_whole_network_gives(name):
         (activations,) = flat.network(x)
         rest.training = False
         assert torch.allclose(rest(activations), operated.network.body(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_a_network_takes_any_number_of_channels_and_learns_from_them(channels):
+    network = operate(NAME, "random", 3, SMALL).network
+    adapt_channels(network.body, channels, NAME)
+    network(torch.rand((2, channels, 32, 32))).sum().backward()
+    first = next(p for p in network.parameters() if p.ndim == 4)
+    assert first.shape[1] == channels
+    assert first.grad is not None
+
+
+def test_too_small_a_part_of_a_state_dict_is_refused(tmp_path):
+    state = operate(NAME, "random", 3, SMALL).network.body.state_dict()
+    few = dict(list(state.items())[:4])
+    torch.save(few, tmp_path / "few.pth")
+    with pytest.raises(WeightsError, match=r"few.pth holds \d+ of the \d+ tensors .* less than half"):
+        operate(NAME, str(tmp_path / "few.pth"), 3, SMALL, partial=True)
+    del state[next(iter(state))]
+    torch.save(state, tmp_path / "most.pth")
+    assert "1 are not in the file" in " ".join(operate(NAME, str(tmp_path / "most.pth"), 3, SMALL, partial=True).report)
 
 
 def test_the_rest_of_a_network_trains_with_its_functional_dropout():

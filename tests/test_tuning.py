@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from data.images import open_images
 from data.store import FeatureStore
 from extract.backbones import Options, open_backbone
 from extract.checkpoints import read_checkpoint
+from finetune.checkpoint import save_checkpoint
 from finetune.pictures import Inputs, divide, mirrored, roster_of_images, roster_of_store
 from finetune.strategies import make_strategy
+from finetune.surgery import operate
 from finetune.trainer import Trainer
 from finetune.tuning import Tuner
 
@@ -309,7 +312,215 @@ def test_balanced_classes_weigh_the_same(pictures, tmp_path):
         job.run()
     finally:
         Trainer._class_weights = real
-    assert torch.allclose(seen[0], torch.tensor([17 / 24, 17 / 24, 17 / 3]))
+    assert np.allclose(seen[0], [17 / 24, 17 / 24, 17 / 3])
+
+
+@pytest.mark.parametrize("color", ["luma", "rgba"])
+def test_a_checkpoint_of_another_number_of_channels_opens_again(color, pictures, tmp_path):
+    checkpoint, result = tmp_path / "net.ckpt", tmp_path / "r.json"
+    done = penult("finetune", pictures, "-o", checkpoint, *FAST, "--color", color, "--json", result)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(result.read_text())
+    opened = open_backbone(TINY[1], str(checkpoint), read_checkpoint(checkpoint).options())
+    assert opened.spec.fingerprint == answer["fingerprint"]
+    done = penult("predict", checkpoint, pictures / "test", "--json", tmp_path / "p.json")
+    rows = json.loads((tmp_path / "p.json").read_text())["predictions"]
+    right = np.mean([row["label"] == row["path"].split("/")[-2] for row in rows])
+    assert right == pytest.approx(answer["accuracy"])
+
+
+def test_a_checkpoint_is_trained_further_as_it_was_made(pictures, tmp_path):
+    tuner(pictures, tmp_path, name="first.ckpt").run()
+    scores = tmp_path / "e.json"
+    first = load_head(tmp_path / "first.ckpt")
+    done = penult("finetune", pictures, "-o", tmp_path / "second.ckpt", "--weights", tmp_path / "first.ckpt",
+                  "--mode", "head", "--epochs", "1", "--seed", "1", "--json", scores)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(scores.read_text())
+    # neither network nor size were named; the first one's classes are its rows
+    assert answer["backbone"] == first.spec.backbone
+    assert read_checkpoint(tmp_path / "second.ckpt").spec.crop == (32, 32)
+    assert answer["fingerprint"] == first.spec.fingerprint  # the body stayed
+    assert "the last layer starts from the old one's rows for 3 of the 3 classes" in answer["notes"]
+    store = tmp_path / "s.h5"
+    penult("extract", pictures, "-o", store, "--weights", tmp_path / "first.ckpt")
+    penult("eval", tmp_path / "first.ckpt", store, "--json", tmp_path / "m.json")
+    (measured,) = json.loads((tmp_path / "m.json").read_text())["heads"]
+    assert answer["accuracy_before_training"] == pytest.approx(measured["accuracy"])
+    done = penult("finetune", pictures, "-o", tmp_path / "first.ckpt", "--weights", tmp_path / "first.ckpt")
+    assert "is what training starts from and would be replaced" in done.stderr
+
+
+def test_a_network_of_several_last_layers_loads_as_its_library_made_it(tmp_path):
+    import timm
+
+    operated = operate("timm/deit_tiny_distilled_patch16_224", "random", 3)
+    save_checkpoint(tmp_path / "deit.ckpt", operated, {"classes": ["a", "b", "c"]}, np.array([b"0" * 64], dtype="S64"))
+    theirs = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)
+    theirs.load_state_dict(load_file(tmp_path / "deit.ckpt"))  # strict
+    x = torch.rand((1, 3, 224, 224), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(theirs.eval()(x), operated.network.eval()(x), atol=1e-5)
+
+
+def test_a_network_whose_last_layer_is_a_convolution_gets_a_linear_one(tmp_path):
+    operated = operate("torchvision/squeezenet1_0", "random", 3, Options(input_size=64))
+    save_checkpoint(tmp_path / "s.ckpt", operated, {"classes": ["a", "b", "c"]}, np.array([b"0" * 64], dtype="S64"))
+    opened = open_backbone("squeezenet1_0", str(tmp_path / "s.ckpt"), read_checkpoint(tmp_path / "s.ckpt").options())
+    x = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        (vectors,) = opened.network(x)
+        assert torch.allclose(operated.network.last(vectors), operated.network.eval()(x), atol=1e-5)
+
+
+def test_a_head_does_not_replace_a_trained_network(store, tmp_path):
+    tuner(FeatureStore(store), tmp_path, "head").run()
+    done = penult("fit", store, "--head", "lr", "-o", tmp_path / "net.ckpt")
+    assert "is a fine-tuned network, which a head must not replace" in done.stderr
+    assert load_head(tmp_path / "net.ckpt").kind == "finetuned"
+
+
+def test_logs_of_a_training_that_was_stopped_hold_its_first_epochs_too(pictures, tmp_path, monkeypatch):
+    events = []
+
+    class SummaryWriter:
+        def __init__(self, folder):
+            events.append(folder)
+
+        def add_scalar(self, name, value, number):
+            events.append((name, number))
+
+        def flush(self):
+            pass
+
+        close = flush
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    real = Trainer._epoch
+
+    def dies(self, number, optimizer):
+        if number > 1:
+            raise KeyboardInterrupt
+        return real(self, number, optimizer)
+
+    command = ["finetune", pictures, "-o", tmp_path / "n.ckpt", *FAST, "--csv", tmp_path / "logs" / "e.csv"]
+    monkeypatch.setattr(Trainer, "_epoch", dies)
+    stopped = penult(*command)
+    assert stopped.returncode == 130
+    assert "finished epochs are kept in" in stopped.stderr
+    assert "run the same command again" in stopped.stderr
+    monkeypatch.setattr(Trainer, "_epoch", real)
+    done = penult(*command, "--tensorboard", tmp_path / "events")
+    assert done.returncode == 0, done.stderr
+    assert "going on after 1 epoch of an earlier run" in done.stdout
+    with open(tmp_path / "logs" / "e.csv", newline="") as file:
+        assert [row["number"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert [number for name, number in events[1:] if name == "loss/train"] == [1, 2]
+
+
+def test_tensorboard_that_is_missing_is_named(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    done = penult("finetune", pictures, "-o", tmp_path / "n.ckpt", *FAST, "--tensorboard", tmp_path / "events")
+    assert done.returncode == 1
+    assert "install penult[tensorboard], or leave out --tensorboard" in done.stderr
+
+
+def test_sets_that_cannot_be_trained_on_are_refused_with_the_next_step(tmp_path):
+    def refused(folder, *more):
+        age(folder)
+        done = penult("finetune", folder, "-o", tmp_path / "n.ckpt", *FAST, *more)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "defect" not in done.stderr
+        assert not list(tmp_path.glob("n.ckpt*"))
+        return done.stderr
+
+    flat = tmp_path / "flat"
+    for i in range(4):
+        draw(flat / f"{i}.png", i)
+    assert "no picture to train on, none has a label" in refused(flat)
+    one = tmp_path / "one"
+    for i in range(4):
+        draw(one / "train" / "red" / f"{i}.png", i)
+    assert "pictures of one class alone, red" in refused(one)
+    val = tmp_path / "val-only"
+    for hue, name in enumerate(("red", "green")):
+        for i in range(4):
+            draw(val / "val" / name / f"{i}.png", 9 * hue + i, hue)
+    assert "no labelled picture in the split 'train', only in val: name another set, or split" in refused(val)
+    lacking = tmp_path / "lacking"
+    for hue, name in enumerate(("red", "green", "blue")):
+        for split in ("train", "test")[hue == 2 :]:
+            for i in range(4):
+                draw(lacking / split / name / f"{i}.png", 99 * hue + 9 * len(split) + i, hue)
+    assert "no training picture shows blue" in refused(lacking)
+    assert "--init rows starts the last layer from" in refused(lacking, "--mode", "scratch", "--init", "rows")
+    assert "freeze is for the mode partial" in refused(lacking, "--freeze", "2")
+    assert "views is for augment views" in refused(lacking, "--views", "3")
+
+
+def test_a_store_whose_pictures_have_gone_says_so(pictures, store, tmp_path):
+    tuner(FeatureStore(store), tmp_path).run()
+    before = store.read_bytes()
+    pictures.rename(tmp_path / "elsewhere")
+    refused = penult("finetune", store, "--mode", "full", "-o", tmp_path / "n.ckpt", *FAST)
+    assert "can no longer be read" in refused.stderr
+    for command in (
+        ["finetune", store, "--mode", "partial", "-o", tmp_path / "n.ckpt", *FAST],
+        ["eval", tmp_path / "net.ckpt", store],
+    ):
+        refused = penult(*command)
+        assert refused.returncode == 1
+        assert "lists pictures that it lacks these features of and that cannot be read now" in refused.stderr
+        assert store.read_bytes() == before
+    # what the last layer alone needs is in the store, but for mirrored pictures
+    done = penult("finetune", store, "--mode", "head", "--augment", "none", "-o", tmp_path / "n.ckpt", *FAST)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(TrainingError, match="cannot be written to: name a file in another folder with -o"):
+        tuner(pictures, tmp_path).run()
+    monkeypatch.undo()
+    with pytest.raises(TrainingError, match="is no folder"):
+        tuner(pictures, tmp_path / "nowhere").run()
+
+
+def test_a_row_for_each_epoch_can_go_to_standard_output(pictures, tmp_path):
+    done = penult("finetune", pictures, "-o", tmp_path / "n.ckpt", *FAST, "--csv", "-")
+    assert [row["number"] for row in csv.DictReader(done.stdout.splitlines())] == ["1", "2"]
+    assert "wrote" in done.stderr
+
+
+def test_a_training_on_views_resumes_to_the_same_bytes(store, tmp_path, monkeypatch):
+    options = {"augment": "views", "views": 2, "epochs": 4}
+    whole = tuner(FeatureStore(store), tmp_path, "partial", "whole.ckpt", **options).run()
+    real = Trainer._epoch
+
+    def dies(self, number, optimizer):
+        if number > 2:
+            raise KeyboardInterrupt
+        return real(self, number, optimizer)
+
+    monkeypatch.setattr(Trainer, "_epoch", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tuner(FeatureStore(store), tmp_path, "partial", "again.ckpt", **options).run()
+    monkeypatch.setattr(Trainer, "_epoch", real)
+    again = tuner(FeatureStore(store), tmp_path, "partial", "again.ckpt", **options).run()
+    assert again.resumed == 2
+    assert again.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+
+
+def test_a_run_killed_after_the_checkpoint_was_written_writes_it_again(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "finish", lambda self: None)
+    first = tuner(pictures, tmp_path).run().checkpoint.read_bytes()
+    assert (tmp_path / "net.ckpt.training").exists()
+    monkeypatch.undo()
+    again = tuner(pictures, tmp_path).run()
+    assert again.resumed == 2
+    assert again.checkpoint.read_bytes() == first
+    assert not (tmp_path / "net.ckpt.training").exists()
 
 
 def test_logs_hold_every_epoch(pictures, tmp_path):
