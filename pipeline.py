@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from data.spec import Source
     from data.splits import SplitRule
     from data.store import FeatureStore
+    from extract.backbones import Options
     from finetune.beginnings import LinearStart
 
 
