@@ -158,7 +158,13 @@ def _draw_depth(axes: Any, search: "Search", depth: "Depth", place: int) -> None
         axes.plot([x[-1]] * 2, [low, high], color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt", zorder=1)
     text = f"chosen\n{so_far[-1]:.3f}" if chosen else f"{so_far[-1]:.3f}"
     axes.annotate(
-        text, (x[-1], so_far[-1]), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom", color=colour
+        text,
+        (x[-1], so_far[-1]),
+        xytext=(-6 if chosen else 0, 9),  # beside the bar
+        textcoords="offset points",
+        ha="right" if chosen else "center",
+        va="bottom",
+        color=colour,
     )
 
 
