@@ -128,6 +128,8 @@ def draw_search(path: Path, search: "Search", title: str) -> None:
         axes.set_ylabel(f"accuracy on {len(search.parts.choose)} held-out pictures")
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.margins(y=0.15)
+        low, _ = axes.get_ylim()
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1.001])  # no accuracy is above 1
         rungs = ", ".join(str(rung.until) for rung in search.rungs)
         grey = "" if all(depth.ties for depth in search.depths) else "; grey: worse than the chosen depth"
         axes.annotate(
