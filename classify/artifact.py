@@ -285,6 +285,8 @@ def _of_checkpoint(path: Path, info: dict[str, Any], file: Any) -> TrainedHead:
     if info["format"] > 1:
         raise HeadError(f"{path} has format {info['format']}, this Penult reads format 1: update Penult")
     weight, bias = (file.get_tensor(f"{info['last']}.{name}") for name in ("weight", "bias"))
+    if info.get("last_weights", "") not in ("", _layer_digest(weight, bias)):
+        raise HeadError(f"{path} is damaged (its last layer is not what was written): train it anew with `finetune`")
     head = NetworkHead()
     head.restore({"coef_": weight, "intercept_": bias.astype(np.float64)}, len(info["classes"]), 1.0)
     with open(path, "rb") as whole:
@@ -301,6 +303,14 @@ def _of_checkpoint(path: Path, info: dict[str, Any], file: Any) -> TrainedHead:
         info={**info, "selection": {"tuned_on": info["strategy"]["mode"]}},
         train_keys=np.frombuffer(base64.b64decode(info["train_keys"]), dtype="<u8").astype(np.uint64),
     )
+
+
+def _layer_digest(weight: Array, bias: Array) -> str:
+    """Return the digest of a linear layer, as the spec has those of networks (docs/format.md)."""
+    digest = hashlib.sha256()
+    for name, tensor in (("bias", bias), ("weight", weight)):
+        digest.update(f"{name}{tensor.shape}".encode() + np.ascontiguousarray(tensor, dtype="<f4").tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _plain(factor: float | Floats) -> float | list[float]:

@@ -64,6 +64,7 @@ def save_checkpoint(path: Path, operated: Operated, facts: dict[str, Any], train
         "spec": json.loads(spec.canonical_json()),
         "fingerprint": spec.fingerprint,
         "last": operated.head[-1],
+        "last_weights": weights_digest(network.last),
         "request": {"backbone": spec.backbone, "options": options_of(spec)},
         **facts,
         "train_keys": base64.b64encode(keys.tobytes()).decode(),

@@ -365,7 +365,7 @@ class Tuner:
                 "n": len(parts.train),
                 "identity": roster.identity,
             },
-            "epochs": [_without_time(epoch) for epoch in trained.epochs],
+            "epochs": [without_time(epoch) for epoch in trained.epochs],
             "kept_epoch": trained.kept,
         }
         seen = np.concatenate([parts.train, parts.choose])
@@ -476,5 +476,6 @@ class Tuner:
         )
 
 
-def _without_time(epoch: Epoch) -> dict[str, Any]:
+def without_time(epoch: Epoch) -> dict[str, Any]:
+    """Return an epoch as a checkpoint has it: the same training gives the same."""
     return {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"}

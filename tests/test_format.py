@@ -1,5 +1,6 @@
 """The file format of docs/format.md, pinned by files that were written once and are never written again."""
 
+import base64
 import hashlib
 import json
 import zlib
@@ -7,16 +8,25 @@ import zlib
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
 from golden import make
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from classify.artifact import load_head
+from data.errors import HeadError, WeightsError
+from data.images import open_images
 from data.layout import FORMAT_VERSION
 from data.store import FeatureStore
 from data.verify import verify_store
+from extract.backbones import Options
+from extract.checkpoints import read_checkpoint
+from finetune.strategies import make_strategy
+from finetune.tuning import Tuner
 
 STORE = ROOT / "tests/golden/store-v1.h5"
 HEAD = ROOT / "tests/golden/head-v1.head"
+CHECKPOINT = ROOT / "tests/golden/checkpoint-v1.ckpt"
 
 
 def test_bare_h5py_finds_in_the_golden_store_what_the_format_says():
@@ -98,3 +108,72 @@ def test_this_version_reads_the_golden_head():
     odds = np.exp(0.25 * (1.5 - 0.5))
     assert head.predict_proba(X)[0].tolist() == pytest.approx([odds / (1 + odds), 1 / (1 + odds)])
     assert head.trained_on(make.DIGESTS).tolist() == [True, True, False, False, False]
+
+
+def checkpoint_info(path):
+    with safe_open(path, framework="numpy") as file:
+        (key,) = file.metadata()
+        assert key == "penult_checkpoint"
+        return json.loads(file.metadata()[key]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_the_golden_checkpoint_says_what_the_format_says():
+    info, tensors = checkpoint_info(CHECKPOINT)
+    words = (ROOT / "docs/format.md").read_text().partition("## Checkpoints")[2]
+    assert all(f"`{key}`" in words for key in info), info.keys()
+    assert info["format"] == 1
+    assert sorted(tensors) == ["conv.bias", "conv.weight", "fc.bias", "fc.weight"]
+    spec = json.dumps(info["spec"], sort_keys=True, separators=(",", ":"))
+    assert info["fingerprint"] == hashlib.sha256(spec.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for name in ("bias", "weight"):
+        tensor = tensors[f"{info['last']}.{name}"]
+        digest.update(f"{name}{tensor.shape}".encode() + tensor.astype("<f4").tobytes())
+    assert info["last_weights"] == f"sha256:{digest.hexdigest()}"
+    keys = np.frombuffer(base64.b64decode(info["train_keys"]), dtype="<u8").tolist()
+    assert keys == sorted(int(d[:16], 16) for d in make.DIGESTS[:2].tolist())
+
+
+def test_this_version_reads_the_golden_checkpoint_as_a_head():
+    head = load_head(CHECKPOINT)
+    assert (head.kind, head.classes) == ("finetuned", ["ant", "bee"])
+    X = np.array([[1, 2, 3]], dtype=np.float32)  # scores: 2 * 6 + 3 and 2 - 3 + 3
+    assert head.predict_proba(X)[0].tolist() == pytest.approx([1 / (1 + np.exp(-13)), 1 / (1 + np.exp(13))], rel=1e-4)
+    assert head.trained_on(make.DIGESTS).tolist() == [True, True, False, False, False]
+    assert read_checkpoint(CHECKPOINT).spec == head.spec
+
+
+def test_this_version_writes_the_golden_checkpoint_again(tmp_path):
+    make.make_checkpoint(tmp_path / "again.ckpt")
+    (ours, tensors), (theirs, held) = checkpoint_info(tmp_path / "again.ckpt"), checkpoint_info(CHECKPOINT)
+    assert {**ours, "versions": None} == {**theirs, "versions": None}
+    assert ours["versions"].keys() == theirs["versions"].keys()
+    assert all(np.array_equal(tensors[name], held[name]) for name in held)
+
+
+def test_a_training_writes_the_keys_of_the_golden_checkpoint(pictures, tmp_path):
+    strategy = make_strategy("head", epochs=1, augment="none")
+    job = Tuner(open_images(pictures), tmp_path / "n.ckpt", strategy, TINY[1], "random", Options(input_size=32))
+    info, _ = checkpoint_info(job.run().checkpoint)
+    golden, _ = checkpoint_info(CHECKPOINT)
+    assert info.keys() == golden.keys()
+    for key in ("spec", "request", "strategy", "trained_on"):
+        assert info[key].keys() == golden[key].keys(), key
+    assert info["epochs"][0].keys() == golden["epochs"][0].keys()
+
+
+def test_a_checkpoint_that_is_damaged_or_newer_is_refused(tmp_path):
+    info, tensors = checkpoint_info(CHECKPOINT)
+
+    def written(tensors, **changes):
+        text = json.dumps({**info, **changes})
+        (tmp_path / "c.ckpt").write_bytes(save(tensors, metadata={"penult_checkpoint": text}))
+        return tmp_path / "c.ckpt"
+
+    damaged = {**tensors, "fc.bias": tensors["fc.bias"] + 1}
+    with pytest.raises(HeadError, match="is damaged .*train it anew with `finetune`"):
+        load_head(written(damaged))
+    with pytest.raises(HeadError, match="has format 2, this Penult reads format 1"):
+        load_head(written(tensors, format=2))
+    with pytest.raises(WeightsError, match="has format 2, this Penult reads format 1"):
+        read_checkpoint(written(tensors, format=2))

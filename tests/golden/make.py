@@ -1,6 +1,8 @@
 """Make the golden files anew. To be run once for each format version, never to mend a failing test."""
 
+import dataclasses
 import hashlib
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,35 @@ def make_head(path: Path, store: Path) -> None:
     save_head(path, training, samples, request=REQUEST, weights_file="")
 
 
+def make_checkpoint(path: Path) -> None:
+    """Write the golden checkpoint."""
+    import torch
+    from torch import nn
+
+    from finetune.checkpoint import save_checkpoint
+    from finetune.strategies import make_strategy
+    from finetune.surgery import Operated, Tuned
+    from finetune.trainer import Epoch
+    from finetune.tuning import without_time
+
+    network = Tuned(nn.Sequential(OrderedDict(conv=nn.Linear(3, 3))), 3, 2)
+    for i, parameter in enumerate(network.parameters()):
+        nn.init.constant_(parameter, i)
+    with torch.no_grad():
+        network.last.weight[1] = torch.tensor([0.0, 1.0, -1.0])
+    found: Any = None  # nothing of it is written
+    facts = {
+        "classes": ["ant", "bee"],
+        "weights_before": SPEC.weights,
+        "strategy": dataclasses.asdict(make_strategy("full", "ants", epochs=1)),
+        "trained_on": {"dataset": "golden", "split": "train", "n": 2, "identity": "0123456789abcdef" * 4},
+        "epochs": [without_time(Epoch(1, 0.001, 0.5, 0.75, 0.25, 1.0, 2.0))],
+        "kept_epoch": 1,
+    }
+    save_checkpoint(path, Operated(network, SPEC, ("fc",), found, ()), facts, DIGESTS[:2])
+
+
 if __name__ == "__main__":
     make_store(HERE / "store-v1.h5")
+    make_checkpoint(HERE / "checkpoint-v1.ckpt")
     make_head(HERE / "head-v1.head", HERE / "store-v1.h5")
