@@ -128,6 +128,8 @@ def draw_search(path: Path, search: "Search", title: str) -> None:
         axes.set_ylabel(f"accuracy on {len(search.parts.choose)} held-out pictures")
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.margins(y=0.15)
+        low, _ = axes.get_ylim()
+        axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1.001])  # no accuracy is above 1
         rungs = ", ".join(str(rung.until) for rung in search.rungs)
         grey = "" if all(depth.ties for depth in search.depths) else "; grey: worse than the chosen depth"
         axes.annotate(
@@ -158,7 +160,13 @@ def _draw_depth(axes: Any, search: "Search", depth: "Depth", place: int) -> None
         axes.plot([x[-1]] * 2, [low, high], color=colour, linewidth=3, alpha=0.35, solid_capstyle="butt", zorder=1)
     text = f"chosen\n{so_far[-1]:.3f}" if chosen else f"{so_far[-1]:.3f}"
     axes.annotate(
-        text, (x[-1], so_far[-1]), xytext=(0, 9), textcoords="offset points", ha="center", va="bottom", color=colour
+        text,
+        (x[-1], so_far[-1]),
+        xytext=(-6 if chosen else 0, 9),  # beside the bar
+        textcoords="offset points",
+        ha="right" if chosen else "center",
+        va="bottom",
+        color=colour,
     )
 
 
