@@ -289,12 +289,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=_positive, metavar="N", help="pictures in a step (32)")
     add("--accumulate", type=_positive, metavar="N", help="parts to sum a step's gradient from, for less memory (1)")
     add("--optimizer", choices=("sgd", "adamw"), help="(sgd)")
-    add("--lr", type=float, metavar="RATE", help="of the pretrained layers (0.003; lp-ft 0.001, scratch 0.03)")
+    add("--lr", type=float, metavar="RATE", help="of the pretrained layers (0.0005; lp-ft 0.0003, scratch 0.03)")
     add("--head-lr-factor", type=float, metavar="F", help="the new layer's rate is so many times that (10; 1 where "
         "it starts from what was known, and from scratch)")
     add("--layer-decay", type=float, metavar="F", help="each stage's rate is so many times the next one's (1)")
     add("--reduction", choices=("mean", "sum"), help="of a step's losses; with sum rates are for a picture, not for a "
         "step (mean)")
+    add("--norm", choices=("kept", "batch"), help="BatchNorm keeps its statistics, or takes each batch's (kept; batch "
+        "from scratch)")
     add("--momentum", type=float, metavar="M", help="of sgd (0.9)")
     add("--weight-decay", type=float, metavar="W", help="(0.0001)")
     add("--schedule", choices=("constant", "step", "cosine", "cooldown"), help="how rates fall (cosine, to zero; "

@@ -1,6 +1,6 @@
 """The tutorials' experiments: was fine-tuning worth it? By the command line that a user has.
 
-Parts, each a process of its own and minutes long on a CPU, with efficientnet_lite0 on pictures of 128 px:
+Parts, each a process of its own and minutes long on a CPU, with efficientnet_lite0 on pictures of 96 px:
 
 ``ants``    ants and bees by the tutorial's recipe (SGD, step schedule): frozen, last layer, fine-tuned, from scratch,
             five seeds; how often the winner changes.
@@ -29,12 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.timing import CheckFailed, finish, in_turn, medians, real_data, run_pipeline, say, work_folder
 
-SIDE = "128"
+SIDE = "96"
 COLUMNS = ("strategy", "accuracy [95% interval]", "seeds", "won", "against the best", "seconds", "pictures")
 
 
 def store_of(name: str, work: Path) -> Path:
-    """Extract a set at 128 px, once."""
+    """Extract a set at 96 px, once."""
     store = work / f"{name}.h5"
     run_pipeline("extract", real_data() / name, "-o", store, "--input-size", SIDE)
     return store

@@ -8,6 +8,7 @@ from data.errors import TrainingError
 
 MODES = ("head", "full", "partial", "scratch", "lp-ft")
 OPTIMIZERS = ("sgd", "adamw")
+NORMS = ("kept", "batch")
 SCHEDULES = ("constant", "step", "cosine", "cooldown")
 AUGMENTATIONS = ("none", "flip", "views", "crop")
 
@@ -35,6 +36,9 @@ class Strategy:
         known, which a high rate would soon undo.
     layer_decay : float
         Each stage's is so many times that of the next one.
+    norm : str
+        ``kept``: BatchNorm goes on with the statistics that it came with; ``batch``: it takes each batch's, and learns
+        new ones, as from scratch it must.
     momentum, weight_decay : float
         SGD's momentum; L2 penalty, of all parameters with SGD, of matrices alone with AdamW.
     schedule : str
@@ -76,9 +80,10 @@ class Strategy:
     epochs: int = 15
     batch_size: int = 32
     optimizer: str = "sgd"
-    lr: float = 0.003
+    lr: float = 0.0005
     head_lr_factor: float | None = None
     layer_decay: float = 1.0
+    norm: str = "kept"
     momentum: float = 0.9
     weight_decay: float = 1e-4
     schedule: str = "cosine"
@@ -113,6 +118,7 @@ class Strategy:
             ("class_weight", ("", "balanced")),
             ("reduction", ("mean", "sum")),
             ("keep", ("best", "last")),
+            ("norm", NORMS),
         ):
             if getattr(self, name) not in known:
                 raise TrainingError(
@@ -193,17 +199,19 @@ class Strategy:
 # The recipes of the tutorials (docs/experiments.md): what is not named stays at `Strategy`'s own.
 _ANTS: dict[str, Any] = {  # ResNet-18 on ants and bees: SGD, one rate for all layers, StepLR(7, 0.1), 25 epochs
     **{"epochs": 25, "batch_size": 4, "lr": 0.001, "head_lr_factor": 1.0, "weight_decay": 0.0},
+    "norm": "batch",
     **{"schedule": "step", "step_epochs": 7, "gamma": 0.1, "warmup": 0.0, "augment": "crop"},
 }
 _HOTDOG: dict[str, Any] = {  # hot dogs: ten times the rate for the new layer, weight decay 0.001, 5 epochs
     **{"epochs": 5, "batch_size": 128, "lr": 5e-5, "head_lr_factor": 10.0, "momentum": 0.0, "weight_decay": 0.001},
+    "norm": "batch",
     # d2l sums the losses of a batch, and keeps the last epoch's weights
     **{"schedule": "constant", "warmup": 0.0, "augment": "crop", "reduction": "sum", "keep": "last"},
 }
 PRESETS = {"default": Strategy(), "ants": Strategy(**_ANTS), "hotdog": Strategy(**_HOTDOG)}
 _FROM_SCRATCH: dict[str, dict[str, Any]] = {
     # from scratch all layers learn at the new layer's rate
-    "default": {"lr": 0.03, "head_lr_factor": 1.0, "epochs": 30},
+    "default": {"lr": 0.03, "head_lr_factor": 1.0, "epochs": 30, "norm": "batch"},
     "ants": {},
     "hotdog": {"lr": 5e-4, "head_lr_factor": 1.0},
 }
@@ -223,7 +231,7 @@ _BY_MODE: dict[str, dict[str, Any]] = {
     "head": {"augment": "flip"},
     "partial": {"augment": "flip"},
     # the last layer is as good as it can be for these features: no part of the network may leave them fast
-    "lp-ft": {"lr": 0.001},
+    "lp-ft": {"lr": 0.0003},
 }
 
 

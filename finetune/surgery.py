@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.errors import BackboneError
 from data.spec import FeatureSpec
@@ -244,7 +245,7 @@ class Freezing:
             network.body.get_submodule(name).eval()
 
 
-def freeze(operated: Operated, stages: int) -> Freezing:
+def freeze(operated: Operated, stages: int, norms: bool = False) -> Freezing:
     """Keep the first stages of a body from being trained, in place.
 
     Parameters
@@ -253,6 +254,8 @@ def freeze(operated: Operated, stages: int) -> Freezing:
         Its parameters are marked.
     stages : int
         How many; one more than there are stands for the whole body.
+    norms : bool
+        Whether BatchNorm of the other stages, too, keeps its statistics; its scale and shift are trained.
 
     Raises
     ------
@@ -268,7 +271,11 @@ def freeze(operated: Operated, stages: int) -> Freezing:
     depths = depths_of(operated)
     for name, parameter in operated.network.body.named_parameters():
         parameter.requires_grad_(depths.parameters[name] >= stages)
-    return Freezing(stages, tuple(depths.frozen_modules(stages)))
+    modules = depths.frozen_modules(stages)
+    if norms:
+        named = operated.network.body.named_modules()
+        modules += [name for name, module in named if isinstance(module, _BatchNorm) and name not in modules]
+    return Freezing(stages, tuple(modules))
 
 
 def rest_of(operated: Operated, layer: str) -> Rest:

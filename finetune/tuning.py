@@ -347,7 +347,7 @@ class Tuner:
         return Course(
             network=operated.network,
             path=path,
-            freezing=freeze(operated, cut.frozen),
+            freezing=freeze(operated, cut.frozen, strategy.norm == "kept"),
             depths=depths_of(operated),
             n_stages=len(operated.stages),
             source=source,
