@@ -6,7 +6,6 @@ A mirrored picture is one of two, and both are kept; of random crops there are a
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from extract.extractor import Extractor
 from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted
-from finetune.pictures import Roster, Rows, mirrored
+from finetune.pictures import Roster, Rows, mirrored, turn
 from finetune.surgery import Operated, Rest, Tuned, rest_of
 
 # Activations that may be kept on the disk before training runs the frozen stages itself, in bytes.
@@ -104,9 +103,7 @@ class Activations:
         digest = bytes(self.roster.digests[row])
         if self.augment == "flip":
             return int(mirrored(self.seed, epoch, digest))
-        # every picture goes through its crops in an order of its own
-        start = int.from_bytes(hashlib.sha256(b"view:%d:%s" % (self.seed, digest)).digest()[:4], "big")
-        return 1 + (start + epoch) % (len(self.vectors) - 1)
+        return 1 + turn(self.seed, epoch, digest, len(self.vectors) - 1)
 
 
 def views_of(augment: str, views: int, seed: int) -> tuple[str, ...]:

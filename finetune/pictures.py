@@ -262,6 +262,12 @@ def mirrored(seed: int, epoch: int, digest: bytes) -> bool:
     return bool(hashlib.sha256(b"flip:%d:%d:%s" % (seed, epoch, digest)).digest()[0] & 1)
 
 
+def turn(seed: int, epoch: int, digest: bytes, views: int) -> int:
+    """Return which of its random views a picture shows in an epoch: it goes through them in an order of its own."""
+    start = int.from_bytes(hashlib.sha256(b"view:%d:%s" % (seed, digest)).digest()[:4], "big")
+    return (start + epoch) % views
+
+
 class Inputs:
     """Pixels as a network sees them, batch after batch, decoded in threads ahead of it.
 
@@ -277,9 +283,14 @@ class Inputs:
         Of what is random; an epoch, a seed and a picture's content decide its pixels.
     workers : int
         Threads; 0 takes one a core.
+    views : int
+        Random crops of each picture where `augment` is ``views``.
     """
 
-    def __init__(self, roster: Roster, spec: FeatureSpec, augment: str, seed: int, workers: int = 0) -> None:
+    def __init__(
+        self, roster: Roster, spec: FeatureSpec, augment: str, seed: int, workers: int = 0, views: int = 8
+    ) -> None:
+        self.views = views
         self.roster = roster
         (self.recipe,) = recipes(spec)
         self._mean = torch.tensor(spec.mean).view(1, -1, 1, 1)
@@ -325,9 +336,13 @@ class Inputs:
         return batch.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
 
     def _input(self, row: int, epoch: int | None) -> Pixels:
-        if epoch is not None and self.augment == "crop":
-            view = dataclasses.replace(self.recipe, view=f"random:{self.seed}:{epoch}")
-            return to_inputs(self._decode(row), (view,), bytes(self.roster.digests[row]), _LEAST_AREA)[0]
+        if epoch is not None and self.augment in ("crop", "views"):
+            digest = bytes(self.roster.digests[row])
+            kept = self.augment == "views"  # the crops that a store would keep
+            number = turn(self.seed, epoch, digest, self.views) if kept else epoch
+            view = dataclasses.replace(self.recipe, view=f"random:{self.seed}:{number}")
+            area = {} if kept else {"least_area": _LEAST_AREA}
+            return to_inputs(self._decode(row), (view,), digest, **area)[0]
         pixels = self._kept.get(row)
         if pixels is None:
             (pixels,) = to_inputs(self._decode(row), (self.recipe,), b"")

@@ -308,7 +308,7 @@ class Tuner:
         weights = "random" if strategy.mode == "scratch" else self.weights
         backbone, options = self._network
         operated = operate(backbone, weights, len(roster.classes), options, strategy.seed, partial=self.partial)
-        pixels = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers)
+        pixels = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers, strategy.views)
         ready = Ready(roster, parts, operated, None, pixels, [*roster.notes, *operated.report])
         given = self._beginning(ready)
         if given:

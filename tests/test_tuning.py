@@ -164,7 +164,7 @@ def test_a_state_of_another_training_is_not_taken_up(pictures, tmp_path, monkeyp
         tuner(pictures, tmp_path).run()
 
 
-@pytest.mark.parametrize("augment", ["none", "flip"])
+@pytest.mark.parametrize("augment", ["none", "flip", "views"])
 @pytest.mark.parametrize("mode", ["head", "partial"])
 def test_kept_activations_give_what_running_the_frozen_stages_gives(mode, augment, store, tmp_path):
     results = []
@@ -258,7 +258,7 @@ def test_pixels_depend_on_seed_epoch_and_content_alone(pictures):
     roster = roster_of_images(open_images(pictures))
     spec = open_backbone(TINY[1], "random", Options(input_size=32)).spec
     rows = np.arange(6)
-    for augment in ("none", "flip", "crop"):
+    for augment in ("none", "flip", "views", "crop"):
         one, two = Inputs(roster, spec, augment, 0, workers=1), Inputs(roster, spec, augment, 0, workers=3)
         a, b = (next(iter(inputs.batches([rows], 3))) for inputs in (one, two))
         assert np.array_equal(a, b)
