@@ -756,7 +756,6 @@ def _run_contest(arguments: argparse.Namespace, console: "Console") -> Result:
     for source in penultimate_sources(stores, arguments.features, arguments.dataset):
         store, name = source.store, source.dataset
         split = arguments.on or measured_split(store.splits(name))
-        advice = advise(store, _original, dataset=name, features=source.info.spec.fingerprint, seed=arguments.seed)
         with ProgressDisplay(console, "pictures") as display:
             rivals = Rivals(
                 store,
@@ -771,6 +770,8 @@ def _run_contest(arguments: argparse.Namespace, console: "Console") -> Result:
                 lambda p: display.update(p.done, p.total, p.skipped),
                 display.update,
             )
+            rivals.features("rgb", "head2toe" in strategies)  # so that the advice may look at earlier layers, too
+            advice = advise(store, _original, dataset=name, features=source.info.spec.fingerprint, seed=arguments.seed)
             found = hold_contests(
                 source,
                 rivals,
