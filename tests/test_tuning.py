@@ -275,7 +275,7 @@ def test_half_of_the_pictures_are_mirrored():
 
 
 def test_the_best_epoch_is_kept_and_patience_ends_a_training(pictures, tmp_path):
-    done = tuner(pictures, tmp_path, epochs=12, lr=0.3, patience=2).run()
+    done = tuner(pictures, tmp_path, epochs=12, lr=0.3, patience=2, norm="batch").run()
     accuracies = [epoch.accuracy for epoch in done.epochs]
     assert accuracies[done.kept - 1] == max(accuracies)
     assert len(done.epochs) == 12 or len(done.epochs) == done.kept + 2
