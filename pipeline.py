@@ -607,10 +607,9 @@ def _extract_of_checkpoints(
     """Add to a store what fine-tuned networks among the heads give for the pictures of a split."""
     from data.splits import measured_split
 
-    held = store.features()
-    for head in heads:
-        if head.kind != "finetuned":
-            continue
+    tuned = [head for head in heads if head.kind == "finetuned"]
+    held = store.features() if tuned else {}
+    for head in tuned:
         split = arguments.split or measured_split(store.splits(arguments.dataset))
         view = store.view(arguments.dataset).of_split(split)
         lacking = set(view.digests.tolist())
@@ -783,8 +782,9 @@ def _run_contest(arguments: argparse.Namespace, console: "Console") -> Result:
             )
         for contest in found:
             print_contest(console, contest)
-        judgements.append(judge_advice(advice, found[0]))
-        print_judgement(console, judgements[-1])
+        for contest in [contest for contest in found if contest.color == "rgb"]:  # which the advice is about
+            judgements.append(judge_advice(advice, contest))
+            print_judgement(console, judgements[-1])
         contests += found
     differences = colour_differences(contests)
     print_differences(console, differences)

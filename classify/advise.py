@@ -10,10 +10,11 @@ from classify.probing import FOLDS, PENULTIMATE, TOGETHER, Backbone, Original, S
 from classify.prospects import COVERAGE, MACS, Gain, Price, expected_gain, price
 from classify.protocols import distinct
 from classify.similarity import ALPHA, FAR, NEAR, UNCLEAR, Evidence, judge, verdict
+from classify.sources import covering
 from data.choice import family_of, layer_order
 from data.errors import HeadError, StoreError
 from data.spec import FeatureSpec, Source
-from data.store import FeatureInfo, FeatureStore, Samples
+from data.store import FeatureStore, Samples
 
 # Pictures of each class. ImageNet-1k, on which the networks were made, has 732 to 1,300 of each.
 FEW, MANY = 100, 1000
@@ -147,12 +148,10 @@ def _families(store: FeatureStore, dataset: str | None, features: str | None) ->
     view = store.view(dataset)
     families: dict[FeatureSpec, list[FeatureSpec]] = {}
     wanted = set()
-    for fingerprint, info in store.features().items():
-        if info.spec.is_activations or not np.isin(view.digests, store.digests(fingerprint)).all():
-            continue
-        family = family_of(info.spec)
-        families.setdefault(family, []).append(info.spec)
-        if features is None or _is_called(info, features):
+    for source in covering([store], view.name):
+        family = family_of(source.info.spec)
+        families.setdefault(family, []).append(source.info.spec)
+        if features is None or source.is_called(features):
             wanted.add(family)
     whole = [sorted(f, key=layer_order) for f in families.values() if any(s.layer == PENULTIMATE for s in f)]
     chosen = [specs for specs in whole if family_of(specs[-1]) in wanted]
@@ -165,12 +164,6 @@ def _families(store: FeatureStore, dataset: str | None, features: str | None) ->
         f"{view.name!r} (it holds: {held}), and advice starts from them: extract them, best with --layers all-stages "
         "penultimate"
     )
-
-
-def _is_called(info: FeatureInfo, name: str) -> bool:
-    networks = {info.spec.backbone, info.spec.backbone.split("/")[-1], *(str(r["backbone"]) for r in info.requests)}
-    titles = {f"{network}/{info.spec.layer}" for network in networks}
-    return info.spec.fingerprint.startswith(name) or name in networks | titles
 
 
 def _decide(samples: Samples, backbones: list[Backbone], measured_on: int, slope: Slope | None) -> Advice:

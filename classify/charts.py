@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.canvas import BLUE, ORANGE, QUIET, Canvas
+from data.canvas import BLUE, ORANGE, QUIET, Canvas, remark_below
 from data.terminal import printable
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def path_chart(
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
             )
         if deviation.any():
-            _remark(bottom, "band: one deviation over the folds")
+            remark_below(bottom, "band: one deviation over the folds")
 
 
 def ranking_chart(path: Path, rows: Sequence[tuple[str, float, "Interval", bool]], *, title: str, remark: str) -> None:
@@ -122,7 +122,7 @@ def ranking_chart(path: Path, rows: Sequence[tuple[str, float, "Interval", bool]
         axes.set_xlim(left, right + 0.06 * (right - left))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        _remark(axes, remark)
+        remark_below(axes, remark)
 
 
 def shots_chart(
@@ -157,7 +157,7 @@ def shots_chart(
         for shot, mean, interval, draws in rows:
             lowest = min([mean, *draws, *([interval[0]] if interval else [])])
             _label(axes, shot, lowest, f"{mean:.3f}", BLUE, below=True)
-        _remark(axes, remark)
+        remark_below(axes, remark)
 
 
 def curve_chart(
@@ -214,7 +214,7 @@ def curve_chart(
         axes.set_xlabel("training pictures")
         axes.set_ylabel("accuracy")
         axes.margins(x=0.09, y=0.12)
-        _remark(axes, remark)
+        remark_below(axes, remark)
 
 
 def _series(axes: "Axes", rows: Sequence[tuple[int, float, "Interval | None", Sequence[float]]]) -> None:
@@ -239,22 +239,6 @@ def _label(
         ha=ha,
         va="top" if below else "bottom",
         color=colour,
-    )
-
-
-def _remark(axes: "Axes", text: str) -> None:
-    """Write a line below the chart, at its right."""
-    axes.annotate(
-        printable(text),
-        (1.0, 0.0),
-        xycoords="axes fraction",
-        xytext=(0, -62),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=QUIET,
-        fontsize=12,
-        annotation_clip=False,
     )
 
 

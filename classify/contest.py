@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from classify.advise import Advice
 from classify.selection import train
 from classify.sources import Source
 from classify.statistics import ALPHA, Interval, holm, mcnemar_exact, wilson_interval
@@ -272,20 +273,24 @@ def hold_contests(
         kept = [run for run in runs if run.strategy not in refused]
         if not kept:
             raise HeadError(f"no strategy could be run on {dataset}: {next(iter(refused.values()), 'none was named')}")
-        facts: dict[str, Any] = {
-            "dataset": dataset,
-            "color": color,
-            "backbone": source.info.spec.backbone,
-            "split": split,
-            "n_train": store.splits(dataset)["train"],
-            "n_classes": len(store.view(dataset).classes),
-        }
-        contests.append(rank_runs(kept, refused=refused, **facts))
+        contests.append(
+            Contest(
+                dataset=dataset,
+                color=color,
+                backbone=source.info.spec.backbone,
+                split=split,
+                n=len(kept[0].right),
+                n_train=store.splits(dataset)["train"],
+                n_classes=len(store.view(dataset).classes),
+                entries=rank_runs(kept),
+                refused=refused,
+            )
+        )
     return contests
 
 
-def rank_runs(runs: Sequence[Run], **where: Any) -> Contest:
-    """Return a contest from the runs of one image set in one colour mode; `where` are its other fields."""
+def rank_runs(runs: Sequence[Run]) -> list[Entry]:
+    """Return the strategies, best first, from their runs on one image set in one colour mode."""
     strategies = list(dict.fromkeys(run.strategy for run in runs))
     of = {name: tuple(run for run in runs if run.strategy == name) for name in strategies}
     mean = {name: float(np.mean([run.accuracy for run in mine])) for name, mine in of.items()}
@@ -295,7 +300,7 @@ def rank_runs(runs: Sequence[Run], **where: Any) -> Contest:
     seeds = {run.seed for run in runs}
     highest = {seed: max(run.accuracy for run in runs if run.seed == seed) for seed in seeds}
     n = len(runs[0].right)
-    entries = [
+    return [
         Entry(
             strategy=name,
             runs=of[name],
@@ -306,7 +311,6 @@ def rank_runs(runs: Sequence[Run], **where: Any) -> Contest:
         )
         for i, name in enumerate(order)
     ]
-    return Contest(n=n, entries=entries, **where)
 
 
 def colour_differences(contests: Sequence[Contest]) -> list[Difference]:
@@ -361,7 +365,7 @@ class Judgement:
     ties: bool | None
 
 
-def judge_advice(advice: Any, contest: Contest) -> Judgement:
+def judge_advice(advice: Advice, contest: Contest) -> Judgement:
     """Score what `classify.advise.advise` said before, from the training pictures alone."""
     frozen = contest.best_of(("lr", "svm", "mlp"))
     tuned = contest.best_of(("head", "partial", "full", "lp-ft"))

@@ -42,9 +42,22 @@ class Source:
     def is_called(self, name: str) -> bool:
         """Whether a name that a user gave is one of this: network, layer, title, fingerprint, or as asked for."""
         spec = self.info.spec
-        names = (spec.backbone, spec.backbone.split("/")[-1], spec.title, spec.layer)
-        asked = (request.get("backbone") for request in self.info.requests)
-        return spec.fingerprint.startswith(name) or name in names or name in asked
+        asked = {str(request["backbone"]) for request in self.info.requests if "backbone" in request}
+        networks = {spec.backbone, spec.backbone.split("/")[-1], *asked}
+        names = networks | {spec.title, spec.layer} | {f"{network}/{spec.layer}" for network in networks}
+        return spec.fingerprint.startswith(name) or name in names
+
+
+def covering(stores: Sequence[FeatureStore], dataset: str | None = None, *, activations: bool = False) -> list[Source]:
+    """Return the features of image sets, or of one, that every picture of theirs has; kept activations if asked for."""
+    found: list[Source] = []
+    for store in stores:
+        infos = {fp: info for fp, info in store.features().items() if activations or not info.spec.is_activations}
+        held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
+        for name, view in store.views().items():
+            if dataset in (None, name):
+                found += [Source(store, name, i) for fp, i in infos.items() if np.isin(view.digests, held[fp]).all()]
+    return found
 
 
 def find_sources(
@@ -57,18 +70,7 @@ def find_sources(
     StoreError
         If there are none, or a name in `wanted` fits none.
     """
-    found: list[Source] = []
-    for store in stores:
-        infos = store.features()
-        held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
-        for name, view in store.views().items():
-            if dataset in (None, name):
-                covering = [
-                    i
-                    for fp, i in infos.items()
-                    if np.isin(view.digests, held[fp]).all() and (wanted or not i.spec.is_activations)
-                ]
-                found += [Source(store, name, info) for info in covering]
+    found = covering(stores, dataset, activations=bool(wanted))
     where = ", ".join(str(store.path) for store in stores)
     if not found:
         sets = ", ".join(sorted({name for store in stores for name in store.views()})) or "none"

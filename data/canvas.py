@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import MissingDependency
 from data.staging import write_atomically
+from data.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,3 +96,19 @@ class Canvas:
             self.figure.savefig(png, format="png")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, png.getvalue())
+
+
+def remark_below(axes: "Axes", text: str, offset: float = 62) -> None:
+    """Write a quiet line below a chart, at its right, so many points under the axis."""
+    axes.annotate(
+        printable(text),
+        (1.0, 0.0),
+        xycoords="axes fraction",
+        xytext=(0, -offset),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=QUIET,
+        fontsize=12,
+        annotation_clip=False,
+    )

@@ -1,21 +1,19 @@
 """What a checkpoint of stage three says of itself, so that stage one can take it for a backbone."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from data.errors import ImageSetError, SpecError, StoreError, WeightsError, first_line
+from data.errors import SpecError, WeightsError
 from data.spec import FeatureSpec
-from data.splits import SplitRule
 from data.views import View
 from extract.backbones import Options
-from extract.datasets import image_set_of
-from extract.extractor import Extractor
+from extract.listed import extract_listed
+from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted
 
@@ -82,33 +80,7 @@ def extract_view(path: Path, view: View, store: Path, on_progress: Callable[[Pro
     found = read_checkpoint(path)
     if found is None:
         raise WeightsError(f"{path} is no checkpoint: make one with `finetune`")
-    wanted = Wanted(found.spec.backbone, str(path), found.options())
-    rule = SplitRule(**view.split_rule) if view.split_rule else None
-    with all_readable(store):
-        Extractor(
-            image_set_of(view), store, [wanted], split=rule, strict=True, keep=True, on_progress=on_progress
-        ).run()
-
-
-@contextlib.contextmanager
-def all_readable(store: Path) -> Iterator[None]:
-    """Name the store where its pictures have gone: a strict extraction, which leaves it as it is, is run inside.
-
-    Without that the image set in the store would lose every picture that cannot be read now.
-
-    Raises
-    ------
-    StoreError
-        With the first of these pictures.
-    """
-    try:
-        yield
-    except ImageSetError as error:
-        where = first_line(error, 400).removesuffix(": mend or remove it, or run without --strict")
-        raise StoreError(
-            f"{store} lists pictures that it lacks these features of and that cannot be read now ({where}): put them "
-            "back, or extract them from where they are; the store was left as it was"
-        ) from None
+    extract_listed(store, view, Wanted(found.spec.backbone, str(path), found.options()), Setup(), on_progress)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

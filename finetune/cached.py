@@ -4,7 +4,6 @@ Exact where nothing random comes before the cut: the activations are those that 
 A mirrored picture is one of two, and both are kept; of random crops there are as many as are asked for.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from data.errors import BackboneError, TrainingError
 from data.images import ImageSet
 from data.splits import SplitRule
 from data.store import FeatureStore
+from data.views import View
 from extract.backbones import PENULTIMATE
-from extract.checkpoints import all_readable
 from extract.extractor import Extractor
+from extract.listed import extract_listed
 from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted
@@ -176,12 +176,11 @@ def find_cut(operated: Operated, frozen: int, augment: str, n_views: int, n_pict
 
 def extract_activations(
     store: Path,
-    images: ImageSet,
+    images: ImageSet | View,
     wanted: Wanted,
     setup: Setup,
     rule: SplitRule | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    strict: bool = False,
 ) -> tuple[dict[str, list[str]], int]:
     """Extract what the store does not have of some layers' outputs, all of them in one pass over the pictures.
 
@@ -189,46 +188,45 @@ def extract_activations(
     ----------
     store : Path
         Where they are kept.
-    images : ImageSet
-        All pictures of the set.
+    images : ImageSet or View
+        All pictures of the set; a view is one of the store's own, which is left as it is where some have gone.
     wanted : Wanted
         The network, the layers and the views.
     setup : Setup
         How the network is run.
     rule : SplitRule, optional
-        How the set is split, where the store does not say.
-    strict : bool
-        The store lists the pictures, and is left as it is where some have gone.
+        How an image set is split.
+    on_progress : callable, optional
+        Called with an `extract.results.Progress` after every picture.
 
     Returns
     -------
     kept : dict of str to list of str
         For each layer the fingerprints of its features, one for each view.
     computed : int
-        Pictures that the network saw, all views together.
-    saved : float
-        Seconds that it took earlier to compute what was there already, as far as the store says.
+        Pictures that the network saw.
     """
-    held = FeatureStore(store)
-    old = held.views().get(images.name) if held.exists() else None
-    with all_readable(store) if strict else contextlib.nullcontext():
-        done = Extractor(
+    if isinstance(images, View):
+        done = extract_listed(store, images, wanted, setup, on_progress)
+    else:
+        job = Extractor(
             images,
             store,
             [wanted],
             engine=setup.engine,
             device=setup.device,
-            split=SplitRule(**old.split_rule) if old and old.split_rule else rule,
-            strict=strict,
+            split=rule,
             keep=True,
             on_progress=on_progress,
-        ).run()
+        )
+        done = job.run()
     n_views = len(wanted.views)
     fingerprints = [feature.fingerprint for feature in done.features]
-    if not set(fingerprints) <= held.features().keys():
-        raise TrainingError(f"none of the {len(images)} pictures of {images.root} can be read now: put them back")
+    if not set(fingerprints) <= FeatureStore(store).features().keys():
+        where = images.root
+        raise TrainingError(f"none of the {done.images} pictures of {where} can be read now: put them back")
     kept = {layer: fingerprints[i * n_views :][:n_views] for i, layer in enumerate(wanted.layers)}
-    return kept, done.extracted * n_views
+    return kept, done.extracted
 
 
 def open_activations(store: Path, fingerprints: Sequence[str], roster: Roster, augment: str, seed: int) -> Activations:

@@ -1,14 +1,12 @@
 """Depths at which a network could be frozen: what each would train, from what, and what that costs."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 
 from data.errors import TrainingError
 from extract.backbones import PENULTIMATE
-from extract.cost import macs_of
-from extract.pooling import Pool
 from finetune.cached import CACHE_LIMIT, Cut
+from finetune.costs import BACKWARD, macs_behind
 from finetune.surgery import Operated, depths_of
 
 
@@ -38,7 +36,7 @@ class Candidate:
     all_macs: int
 
     def work(self, epochs: int, n_train: int, n_choose: int, *, cached: bool = True) -> int:
-        """Return the multiply-adds of some epochs; the gradient costs two passes through what is trained.
+        """Return the multiply-adds of some epochs.
 
         Parameters
         ----------
@@ -48,7 +46,7 @@ class Candidate:
             Whether stored activations are used where there are any.
         """
         forward = self.macs if cached and self.cut.layer else self.all_macs
-        return epochs * (n_train * (forward + 2 * self.macs) + n_choose * forward)
+        return epochs * (n_train * (forward + BACKWARD * self.macs) + n_choose * forward)
 
 
 def candidates_of(
@@ -87,7 +85,7 @@ def candidates_of(
     chosen = sorted(deepest.values())
     if len(chosen) < 2:
         raise TrainingError(f"one depth alone ({chosen[0]}) leaves nothing to search: name several with --depths")
-    macs = _macs(operated, chosen)
+    macs = macs_behind(operated, chosen)
     found = []
     for frozen in reversed(chosen):
         cut = find(frozen, room)
@@ -96,20 +94,3 @@ def candidates_of(
         share = (trained[frozen] + last) / (trained[0] + last)
         found.append(Candidate(frozen, layer, cut, share, macs[frozen], macs[0]))
     return found[::-1]
-
-
-def _macs(operated: Operated, depths: Sequence[int]) -> dict[int, int]:
-    """Return the multiply-adds of one picture behind some depths, and behind none."""
-    shape = (len(operated.spec.mean), *operated.spec.crop)
-    network = operated.network.eval()
-    whole = macs_of(network, shape)
-    macs = {0: whole}
-    for frozen in depths:
-        if frozen > len(operated.stages):
-            macs[frozen] = whole - macs_of(network.body, shape)
-        elif frozen:
-            found = operated.found
-            if found.graph is None:  # the hooks of its cut would stay in the network
-                found = dataclasses.replace(found, network=copy.deepcopy(found.network))
-            macs[frozen] = whole - macs_of(found.cut([operated.stages[frozen - 1]], [Pool("none")]), shape)
-    return macs

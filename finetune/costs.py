@@ -1,45 +1,42 @@
-"""What training costs, counted in pictures that go once, forward, through the whole network."""
+"""What training costs, counted in multiply-adds."""
 
-import torch
-from torch import nn
+import copy
+import dataclasses
+from collections.abc import Sequence
 
-from finetune.surgery import Operated, depths_of
+from extract.cost import macs_of
+from extract.pooling import Pool
+from finetune.surgery import Operated
 
 # The gradient with respect to activations and the one with respect to weights take a forward pass's products each.
-FORWARD_AND_BACKWARD = 3
+BACKWARD = 2
 
 
-def macs_by_depth(operated: Operated) -> list[int]:
-    """Return the multiply-adds of a picture in each stage of a body and behind the last, as `depths_of` counts them.
+def macs_behind(operated: Operated, depths: Sequence[int]) -> dict[int, int]:
+    """Return the multiply-adds of one picture behind the first stages of a network, for several numbers of them.
 
-    Convolutions and linear layers are counted; the rest is small beside them.
+    Parameters
+    ----------
+    operated : Operated
+        On the CPU; it is put into eval mode.
+    depths : sequence of int
+        Numbers of stages, as for `finetune.surgery.freeze`.
+
+    Returns
+    -------
+    dict of int to int
+        For each of them, and for 0: through the whole network.
     """
-    body, depths = operated.network.body, depths_of(operated).modules
-    counts = [0] * (len(operated.stages) + 1)
-    handles = []
-
-    def count(depth: int) -> object:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            counts[depth] += output[0].numel() * module.weight[0].numel()  # type: ignore[index]
-
-        return hook
-
-    for name, module in body.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            handles.append(module.register_forward_hook(count(depths[name])))  # type: ignore[arg-type]
-    training = body.training
-    try:
-        body.eval()
-        with torch.no_grad():
-            body(torch.zeros(1, len(operated.spec.mean), *operated.spec.crop))
-    finally:
-        body.train(training)
-        for handle in handles:
-            handle.remove()
-    return counts
-
-
-def share_behind(operated: Operated, frozen: int) -> float:
-    """Return which part of a network's multiply-adds come after the first `frozen` stages."""
-    counts = macs_by_depth(operated)
-    return sum(counts[frozen:]) / max(sum(counts), 1)
+    shape = (len(operated.spec.mean), *operated.spec.crop)
+    network = operated.network.eval()
+    whole = macs_of(network, shape)
+    macs = {0: whole}
+    for frozen in depths:
+        if frozen > len(operated.stages):
+            macs[frozen] = whole - macs_of(network.body, shape)
+        elif frozen:
+            found = operated.found
+            if found.graph is None:  # the hooks of its cut would stay in the network
+                found = dataclasses.replace(found, network=copy.deepcopy(found.network))
+            macs[frozen] = whole - macs_of(found.cut([operated.stages[frozen - 1]], [Pool("none")]), shape)
+    return macs

@@ -5,7 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.canvas import BLUE, GRID, ORANGE, QUIET, Canvas
+from data.canvas import BLUE, GRID, ORANGE, QUIET, Canvas, remark_below
 from data.terminal import ProgressDisplay, duration, printable
 
 if TYPE_CHECKING:
@@ -132,17 +132,10 @@ def draw_search(path: Path, search: "Search", title: str) -> None:
         axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= 1.001])  # no accuracy is above 1
         rungs = ", ".join(str(rung.until) for rung in search.rungs)
         grey = "" if all(depth.ties for depth in search.depths) else "; grey: worse than the chosen depth"
-        axes.annotate(
+        remark_below(
+            axes,
             f"along the epochs, the best so far; dots: compared after {rungs} epochs; bar: 95% interval{grey}",
-            (1.0, 0.0),
-            xycoords="axes fraction",
-            xytext=(0, -72),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            color=QUIET,
-            fontsize=12,
-            annotation_clip=False,
+            72,
         )
 
 

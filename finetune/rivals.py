@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data.spec import FeatureSpec, Source
-from data.splits import SplitRule
 from data.store import FeatureStore, Samples
 from extract.backbones import ALL_STAGES, PENULTIMATE
-from extract.datasets import image_set_of
-from extract.extractor import Extractor
+from extract.listed import extract_listed
+from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted, wanted_of
 from finetune.strategies import make_strategy
@@ -76,26 +75,15 @@ class Rivals:
         wanted = self.wanted(color)
         if every_stage:
             wanted = dataclasses.replace(wanted, layers=(PENULTIMATE, ALL_STAGES))
-        view = self.store.view(self.dataset)
-        done = Extractor(
-            image_set_of(view),
-            self.store.path,
-            [wanted],
-            device=self.device,
-            split=SplitRule(**view.split_rule) if view.split_rule else None,
-            keep=True,
-            on_progress=self.on_progress,
-        ).run()
+        setup = Setup(device=self.device)
+        done = extract_listed(self.store.path, self.store.view(self.dataset), wanted, setup, self.on_progress)
         held = self.store.features()
         return [held[feature.fingerprint].spec for feature in done.features]
 
     def train(self, mode: str, color: str, seed: int) -> Tuning:
         """Fine-tune in one mode, with one seed."""
         wanted = self.wanted(color)
-        own = {**self.changes, "seed": seed}
-        if mode in ("head", "partial") and own.get("augment") == "crop":
-            own.pop("augment")  # whose activations could not be kept
-        strategy = make_strategy(mode, self.preset, **own)
+        strategy = make_strategy(mode, self.preset, **{**self.changes, "seed": seed})
         with tempfile.TemporaryDirectory(prefix="penult-contest-") as scratch:
             folder = self.save or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)

@@ -21,14 +21,13 @@ from data.store import FeatureStore, Samples
 from data.views import Skipped
 from extract.backbones import DEFAULT_BACKBONE, PENULTIMATE, Options
 from extract.checkpoints import read_checkpoint
-from extract.datasets import image_set_of
 from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted
 from finetune.beginnings import LastLayer, LinearStart, shared_rows
 from finetune.cached import CACHE_LIMIT, Behind, Cut, extract_activations, find_cut, open_activations, views_of
 from finetune.checkpoint import refuse_overwrite, save_checkpoint
-from finetune.costs import FORWARD_AND_BACKWARD, share_behind
+from finetune.costs import BACKWARD, macs_behind
 from finetune.devices import Runner
 from finetune.pictures import Inputs, Parts, Roster, divide, roster_of_images, roster_of_store
 from finetune.strategies import Strategy
@@ -66,7 +65,7 @@ class Tuning:
         Pictures that went through the network: ``extracted`` once through its frozen part, ``trained`` forward and
         backward through what is trained, ``measured`` forward alone.
     cost : float
-        The same in pictures that go once, forward, through all of it (`finetune.costs`).
+        The same in pictures that go once, forward, through all of it: a step of training counts as three.
     seconds : float
         In all, of this run.
     saved_seconds : float
@@ -254,6 +253,7 @@ class Tuner:
             )
         trained = trainer.run()
         scores = trainer.scores(parts.measure)
+        saved = self._saved_seconds(kept.get(cut.layer, ()), roster, extracted)
         spec = self.save(ready, strategy, trained)
         trainer.finish()
         self.forget()
@@ -263,7 +263,8 @@ class Tuner:
             "trained": done * len(parts.train),
             "measured": done * len(parts.choose) + len(parts.measure),
         }
-        share = share_behind(operated, cut.frozen)  # of what has a gradient
+        macs = macs_behind(operated, [cut.frozen])
+        share = macs[cut.frozen] / macs[0]  # of what has a gradient
         run = share if cut.layer else 1.0  # of what is run in every epoch
         return Tuning(
             checkpoint=self.output,
@@ -283,10 +284,10 @@ class Tuner:
             passes=passes,
             # without activations kept, the frozen stages are run forward in every epoch
             cost=(len(roster) * len(self._views(strategy.augment)) * (1 - share) if cut.layer else 0)
-            + passes["trained"] * (run + (FORWARD_AND_BACKWARD - 1) * share)
+            + passes["trained"] * (run + BACKWARD * share)
             + passes["measured"] * run,
             seconds=time.perf_counter() - began,
-            saved_seconds=self._saved_seconds(kept.get(cut.layer, ()), len(roster) - extracted),
+            saved_seconds=saved,
             cached=cut.layer,
             skipped=roster.skipped,
             notes=notes,
@@ -325,9 +326,15 @@ class Tuner:
         return find_cut(ready.operated, frozen, augment, len(self._views(augment)), len(ready.roster), room)
 
     def keep(self, ready: Ready, cuts: Sequence[Cut]) -> tuple[dict[str, list[str]], int]:
-        """Let the network, before training, run once up to all cuts; see `finetune.cached.extract_activations`."""
-        layers = [cut.layer for cut in cuts if cut.layer]
-        return self._extract(ready, layers, self._views(self.strategy.augment)) if layers else ({}, 0)
+        """Let the network, before training, run once up to all cuts; see `finetune.cached.extract_activations`.
+
+        What is counted is passes: pictures in all their views.
+        """
+        layers, views = [cut.layer for cut in cuts if cut.layer], self._views(self.strategy.augment)
+        if not layers:
+            return {}, 0
+        kept, computed = self._extract(ready, layers, views)
+        return kept, computed * len(views)
 
     def course(self, ready: Ready, cut: Cut, kept: Mapping[str, Sequence[str]]) -> Course:
         """Freeze what comes before a cut, and return what is to be trained.
@@ -356,11 +363,13 @@ class Tuner:
             choose=parts.choose,
         )
 
-    def _saved_seconds(self, fingerprints: Sequence[str], pictures: int) -> float:
-        """Return what it took, as far as the store says, to compute kept activations of so many pictures."""
-        held = FeatureStore(self._store).features() if fingerprints and pictures > 0 else {}
-        each = sum(held[fingerprint].extract_milliseconds or 0.0 for fingerprint in fingerprints if fingerprint in held)
-        return each / 1000 * max(pictures, 0)
+    def _saved_seconds(self, fingerprints: Sequence[str], roster: Roster, passes: int) -> float:
+        """Return what kept activations took that were there already, as far as the store says."""
+        if not fingerprints:
+            return 0.0
+        held = FeatureStore(self._store).features()
+        each = sum(held[fingerprint].extract_milliseconds or 0.0 for fingerprint in fingerprints)
+        return each / 1000 * max(len(roster) - passes // len(fingerprints), 0)
 
     def request(self, ready: Ready) -> str:
         """Name everything that decides the result, so that only the same training is taken up again."""
@@ -490,12 +499,11 @@ class Tuner:
         )
         return extract_activations(
             self._store,
-            image_set_of(self.source.view(self.dataset)) if isinstance(self.source, FeatureStore) else self.source,
+            self.source.view(self.dataset) if isinstance(self.source, FeatureStore) else self.source,
             wanted,
             Setup(device=self.device),
             self.rule,
             self.on_progress,
-            strict=isinstance(self.source, FeatureStore),
         )
 
 

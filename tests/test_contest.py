@@ -8,15 +8,16 @@ import pytest
 from conftest import TINY, penult
 
 import pipeline
-from classify.contest import STRATEGIES, Run, colour_differences, judge_advice, rank_runs
+from classify.contest import STRATEGIES, Contest, Run, colour_differences, judge_advice, rank_runs
 from classify.statistics import mcnemar_exact
-
-FACTS = {"dataset": "toys", "color": "rgb", "backbone": "b", "split": "test", "n_train": 9, "n_classes": 2}
-FACTS["refused"] = {}
 
 
 def run(strategy, right, seed=0):
     return Run(strategy, seed, np.array(right, dtype=bool), 1.0, 10.0)
+
+
+def contest_of(runs, color="rgb"):
+    return Contest("toys", color, "b", "test", len(runs[0].right), 9, 2, rank_runs(runs), {})
 
 
 def answers(n_right, n=40):
@@ -28,7 +29,7 @@ def test_the_command_line_offers_every_strategy():
 
 
 def test_the_best_comes_first_and_the_others_are_tested_against_it():
-    contest = rank_runs([run("lr", answers(20)), run("full", answers(38)), run("svm", answers(36))], **FACTS)
+    contest = contest_of([run("lr", answers(20)), run("full", answers(38)), run("svm", answers(36))])
     assert [entry.strategy for entry in contest.entries] == ["full", "svm", "lr"]
     assert [entry.verdict for entry in contest.entries] == ["best", "tie", "worse"]
     assert contest.entries[2].p_value == mcnemar_exact(np.array(answers(38)), np.array(answers(20)))
@@ -36,7 +37,7 @@ def test_the_best_comes_first_and_the_others_are_tested_against_it():
 
 
 def test_equals_stand_in_the_order_of_cost():
-    contest = rank_runs([run("scratch", answers(30)), run("lr", answers(30))], **FACTS)
+    contest = contest_of([run("scratch", answers(30)), run("lr", answers(30))])
     assert [entry.strategy for entry in contest.entries] == ["lr", "scratch"]
     assert [entry.wins for entry in contest.entries] == [1, 1]
 
@@ -48,14 +49,14 @@ def test_wins_are_counted_by_seed():
         run("full", answers(36), 0),
         run("full", answers(20), 1),
     ]
-    contest = rank_runs(runs, **FACTS)
+    contest = contest_of(runs)
     assert {entry.strategy: entry.wins for entry in contest.entries} == {"lr": 1, "full": 1}
     assert contest.entries[0].accuracy == pytest.approx(0.75)
 
 
 def test_colour_is_compared_on_the_same_pictures():
-    rgb = rank_runs([run("lr", answers(38))], **FACTS)
-    gray = rank_runs([run("lr", answers(20))], **{**FACTS, "color": "gray"})
+    rgb = contest_of([run("lr", answers(38))])
+    gray = contest_of([run("lr", answers(20))], "gray")
     (difference,) = colour_differences([rgb, gray])
     assert (difference.rgb, difference.gray) == (0.95, 0.5)
     assert difference.p_value < 0.001
@@ -63,7 +64,7 @@ def test_colour_is_compared_on_the_same_pictures():
 
 @pytest.mark.parametrize(("advised", "ties"), [("frozen", False), ("full", True), ("partial", None)])
 def test_advice_is_judged_by_what_came_of_it(advised, ties):
-    contest = rank_runs([run("lr", answers(20)), run("full", answers(38))], **FACTS)
+    contest = contest_of([run("lr", answers(20)), run("full", answers(38))])
     gain = types.SimpleNamespace(points=5.0, interval=(0.0, 10.0))
     judgement = judge_advice(types.SimpleNamespace(strategy=advised, sentence="...", gain=gain), contest)
     assert judgement.measured == pytest.approx(45.0)
@@ -97,3 +98,14 @@ def test_a_store_without_plain_features_is_refused(pictures, tmp_path):
     done = penult("compare", tmp_path / "f.h5", "--strategies", "lr")
     assert done.returncode == 1
     assert "holds no penultimate features in colour whose network is known" in done.stderr
+
+
+def test_pictures_that_have_moved_are_not_forgotten_by_the_store(pictures, tmp_path):
+    store = tmp_path / "f.h5"
+    penult("extract", pictures, "-o", store, *TINY, "--input-size", "32")
+    before = store.read_bytes()
+    pictures.rename(tmp_path / "elsewhere")
+    done = penult("compare", store, "--strategies", "lr", "head2toe")
+    assert done.returncode == 1
+    assert "put them back, or extract them from where they are; the store was left as it was" in done.stderr
+    assert store.read_bytes() == before
