@@ -1,6 +1,6 @@
 """The tutorials' experiments: was fine-tuning worth it? By the command line that a user has.
 
-Parts, each a process of its own and minutes long on a CPU, with efficientnet_lite0 on pictures of 96 px (but for `size`):
+Parts, each a process of its own and minutes long on a CPU, with efficientnet_lite0 (on 96 px, but for `size`):
 
 ``ants``    ants and bees by the tutorial's recipe (SGD, step schedule): frozen, last layer, fine-tuned, from scratch,
             five seeds; how often the winner changes.
@@ -95,7 +95,7 @@ def size(work: Path) -> dict[str, Any]:
 
 
 def recipe(work: Path) -> dict[str, Any]:
-    """The default recipe on the same pictures."""
+    """Train by the default recipe on the same pictures."""
     names = ["lr", "head", "partial", "full", "lp-ft", "scratch"]
     return contest(work, "recipe", ["hymenoptera"], "--epochs", "10", "--repeats", "3", "--strategies", *names)
 

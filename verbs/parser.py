@@ -8,6 +8,7 @@ from verbs import (
     compare,
     demo,
     depth,
+    drop,
     eval,
     export,
     extract,
@@ -32,6 +33,7 @@ VERBS = {
     "info": info,
     "verify": verify,
     "export": export,
+    "drop": drop,
     "demo": demo,
 }
 
