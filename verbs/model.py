@@ -159,7 +159,12 @@ def _print_cost(console: "Console", cost: "Cost", method: str, split: str) -> di
         f"  right or wrong differently: {changed} pictures (McNemar p = {result['p_value']:.3g}); "
         f"largest difference of a probability {cost.difference:.2f}"
     )
+    if result["p_value"] < 0.05 and cost.int8.right.sum() < cost.float32.right.sum():
+        console.print(
+            f"note: with {method} 8 bits it is worse, beyond chance: look at the accuracies before you use it"
+        )
     if cost.int8.milliseconds > cost.float32.milliseconds:
-        better = "" if method == "static" else ": --int8 static measures the ranges beforehand and is mostly faster"
-        console.print(f"note: it is smaller but slower here, {method} 8-bit convolutions being slow on CPUs{better}")
+        console.print(f"note: it is smaller and slower: {method} 8-bit convolutions are slow on this CPU")
+    if method == "dynamic":
+        console.print("note: --int8 static, whose ranges are measured beforehand, keeps more of both for most networks")
     return result
