@@ -23,7 +23,7 @@ from data.images import open_images
 from data.predictions import Prediction, PredictionFile, Unread, print_predictions
 from data.spec import Source
 from data.tail import Tail
-from data.terminal import PlainTerminal
+from data.terminal import PlainTerminal, ProgressDisplay
 from extract.embed import reopen_cached
 from extract.export import TOLERANCE, export_head
 from extract.fused import _TAILS, _Calibration
@@ -385,6 +385,18 @@ def test_predictions_as_lines_without_rich(capsys):
     assert first.split() == ["a\\x1b.png", "dog", "0.800", "cat", "0.200"]
     assert second.startswith("...")
     assert "/b.png  cat" in second
+
+
+def test_progress_without_rich_is_lines_on_standard_error(capsys, monkeypatch):
+    monkeypatch.setattr("data.terminal._LINE_EVERY", 0.0)
+    with ProgressDisplay(PlainTerminal(), "pictures") as display:
+        for done in range(4):
+            display.update(done, 4, done // 2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"{done} of 4 pictures" for done in (1, 2, 3)]
+    assert lines[2].endswith("1 skipped")
 
 
 def test_many_pictures_are_counted_on_the_terminal_and_all_in_the_json(work, monkeypatch):

@@ -166,5 +166,5 @@ def _print_cost(console: "Console", cost: "Cost", method: str, split: str) -> di
     if cost.int8.milliseconds > cost.float32.milliseconds:
         console.print(f"note: it is smaller and slower: {method} 8-bit convolutions are slow on this CPU")
     if method == "dynamic":
-        console.print("note: --int8 static, whose ranges are measured beforehand, keeps more of both for most networks")
+        console.print("note: compare --int8 static, whose ranges are measured beforehand (figures in docs/onnx.md)")
     return result
