@@ -182,7 +182,8 @@ def refuse_bundle(path: Path) -> None:
     """
     if is_bundle(path):
         raise BundleError(
-            f"{path} is a bundle, which is read only: extract into a store (-o features.h5), and pack that again"
+            f"{path} is a bundle, which is read only: change the store that it was packed from and pack that again, or "
+            "name another store"
         )
 
 
