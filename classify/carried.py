@@ -30,8 +30,20 @@ from data.store import FeatureStore, Samples
 class Components(Protocol):
     """Principal components, as `extract.projection.Pca` has them."""
 
-    mean: npt.NDArray[np.float32]  # (d,)
-    components: npt.NDArray[np.float32]  # (dim, d)
+    @property
+    def mean(self) -> npt.NDArray[np.float32]:
+        """What is subtracted first, (d,)."""
+
+    @property
+    def components(self) -> npt.NDArray[np.float32]:
+        """Orthonormal rows, (dim, d)."""
+
+    @property
+    def projection(self) -> str:
+        """What a spec says of them."""
+
+    def transform(self, X: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the coordinates of vectors (n, d), (n, dim)."""
 
 
 def carry_projected(

@@ -1,0 +1,108 @@
+"""What a bundle holds and what carrying it so costs, as `pack` and `info` print it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.bundle import FEATURES, THUMBNAILS
+from data.terminal import printable, size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_bundle(console: "Console", path: Path, info: dict[str, Any]) -> None:
+    """Print the tables of a bundle, of what its `bundle.json` says."""
+    from rich.table import Table
+
+    total = sum(file["bytes"] for file in info["files"].values())
+    console.print(f"{printable(str(path))}: a bundle, {size(total)}, made by `{printable(info['made']['command'])}`\n")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("file", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("what")
+    for file, listed in sorted(info["files"].items(), key=lambda item: _order(item[0])):
+        table.add_row(printable(file), size(listed["bytes"]), printable(_what(file, info)))
+    console.print(table)
+    if info["measured"]:
+        console.print()
+        _print_measured(console, info["measured"])
+    for note in _notes(info):
+        console.print(f"note: {printable(note)}")
+
+
+def _order(file: str) -> tuple[int, str]:
+    kinds = (file == FEATURES, file.startswith("pca-"), file.startswith("heads/"), file.startswith("models/"))
+    return next((i for i, kind in enumerate(kinds) if kind), len(kinds)), file
+
+
+def _what(file: str, info: dict[str, Any]) -> str:
+    if file == FEATURES:
+        sets = ", ".join(f"{d['images']:,} pictures of {d['name']}" for d in info["datasets"])
+        return f"{sets}: {'; '.join(_vectors(feature) for feature in info['features'])}"
+    if file == THUMBNAILS:
+        made = info["thumbnails"]
+        return f"{made['count']:,} JPEGs, {made['pixels']} pixels at most"
+    for head in info["heads"]:
+        if file == head["file"]:
+            return f"{head['kind']}, {head['how']}: {_classes(head['classes'])}"
+        if file == head["model"]:
+            return f"network and {head['name']} in one, for predict"
+    return "principal components of the features" if file.startswith("pca-") else ""
+
+
+def _vectors(feature: dict[str, Any]) -> str:
+    before, name = feature["before"], feature["title"].split("/", 1)[-1]
+    dim = f"{feature['dim']:,}" + (f" of {before['dim']:,}" if before["dim"] != feature["dim"] else "")
+    was = f", was {before['dtype']}" if before["dtype"] != feature["dtype"] else ""
+    return f"{name}, {dim} {feature['dtype']}{was}"
+
+
+def _classes(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _print_measured(console: "Console", measured: list[dict[str, Any]]) -> None:
+    """Print the accuracy of each head; where something was changed, before and after, on the same pictures."""
+    from rich.table import Table
+
+    where = " and ".join(dict.fromkeys(f"{one['n']:,} pictures of {one['split']}" for one in measured))
+    unchanged = all(one["before"] == one["after"] and not one["lost"] for one in measured)
+    sides = ("bundle",) if unchanged else ("store", "bundle")
+    console.print(f"accuracy on {printable(where)}" + ("" if unchanged else ", in the store and in the bundle"))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("head", no_wrap=True)
+    tested = () if unchanged else ("lost", "won", "p (McNemar)")
+    for column in (*(text for side in sides for text in (side, "95% interval")), *tested):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for one in measured:
+        accuracies = [text for side in sides for text in _accuracy(one["before" if side == "store" else "after"])]
+        changes = [] if unchanged else [str(one["lost"]), str(one["won"]), f"{one['p_value']:.3g}"]
+        table.add_row(printable(one["head"]), *accuracies, *changes, one["verdict"])
+    console.print(table)
+
+
+def _accuracy(found: dict[str, Any]) -> tuple[str, str]:
+    low, high = found["accuracy_ci95"]
+    return f"{found['accuracy']:.4f}", f"[{low:.4f}, {high:.4f}]"
+
+
+def _notes(info: dict[str, Any]) -> list[str]:
+    notes = [f"{one['head']}: {note}" for one in info["measured"] for note in one["notes"]]
+    measured = {one["head"] for one in info["measured"]}
+    unmeasured = [head["name"] for head in info["heads"] if head["name"] not in measured]
+    if unmeasured:
+        notes.append(f"nothing was measured of {', '.join(unmeasured)}: the image set has no test and no val split")
+    reasons: dict[str, list[str]] = {}
+    for head in info["heads"]:
+        if head["no_model"]:
+            reasons.setdefault(head["no_model"], []).append(head["name"])
+    notes += [f"no model of {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    made = info["thumbnails"]
+    if made and made["capped"]:
+        notes.append(
+            f"{made['count']:,} of {made['of']:,} pictures have thumbnails, as many as --thumbnails has room for"
+        )
+    if made and made["lacking"]:
+        notes.append(f"{made['lacking']:,} of {made['of']:,} pictures have no thumbnail ({made['why']})")
+    return notes
