@@ -88,7 +88,8 @@ def _accuracy(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _notes(info: dict[str, Any]) -> list[str]:
-    notes = [f"{one['head']}: {note}" for one in info["measured"] for note in one["notes"]]
+    notes = list(info["notes"])
+    notes += [f"{one['head']}: {note}" for one in info["measured"] for note in one["notes"]]
     measured = {one["head"] for one in info["measured"]}
     unmeasured = [head["name"] for head in info["heads"] if head["name"] not in measured]
     if unmeasured:
