@@ -1,14 +1,42 @@
 """What both stages show on a terminal: the console, progress as a bar or as plain lines, small formats."""
 
+import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from typing import Any, Protocol
 
 # Without a terminal a line every so often is enough to see that it lives; in seconds.
 _LINE_EVERY = 10.0
+
+
+class Terminal(Protocol):
+    """What results and progress are shown on: a console of rich's, or a `PlainTerminal`."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches."""
+
+    def print(self, *texts: Any, style: str | None = None, soft_wrap: bool | None = None) -> None:
+        """Show a line."""
+
+
+class PlainTerminal:
+    """Lines as they are, where rich is not installed.
+
+    Parameters
+    ----------
+    stderr : bool
+        Whether standard output belongs to something else.
+    """
+
+    is_terminal = False
+
+    def __init__(self, stderr: bool = False) -> None:
+        self.stderr = stderr
+
+    def print(self, *texts: Any, style: str | None = None, soft_wrap: bool | None = None) -> None:
+        """Show a line."""
+        print(*texts, file=sys.stderr if self.stderr else sys.stdout, flush=True)
 
 
 class ProgressDisplay:
@@ -16,13 +44,13 @@ class ProgressDisplay:
 
     Parameters
     ----------
-    console : rich.console.Console
+    console : Terminal
         Where to draw.
     what : str
         What is being counted, such as ``pictures``.
     """
 
-    def __init__(self, console: "Console", what: str) -> None:
+    def __init__(self, console: Terminal, what: str) -> None:
         self.console = console
         self.what = what
 
@@ -40,7 +68,7 @@ class ProgressDisplay:
                 TimeRemainingColumn(elapsed_when_finished=True),
                 TextColumn("{task.fields[skipped]}"),
                 TextColumn("{task.fields[remark]}"),
-                console=self.console,
+                console=self.console,  # type: ignore[arg-type]  # only rich's say that they are terminals
                 transient=True,
             )
             self._bar.start()
