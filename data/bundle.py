@@ -91,6 +91,16 @@ class Bundle:
             raise BundleError(problem)
         return self.path / str(file)
 
+    def predictor(self, name: str | None = None) -> Path:
+        """Return the file that classifies pictures: the model of a head, by default of the first, or the head itself.
+
+        Raises
+        ------
+        BundleError
+            If it has no such head, or the model is not what was packed.
+        """
+        return self.model(name) or self.path / str(self.head(name)["file"])
+
     def problems(self) -> list[str]:
         """Return a sentence for each file that is not what was packed; none for a whole bundle."""
         return [problem for file in self.info["files"] if (problem := self._problem(file))]

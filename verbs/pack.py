@@ -1,6 +1,7 @@
 """Verb `pack`: what one carries to the laptop, in one folder."""
 
 import argparse
+import importlib.util
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,6 +84,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _stage_one(weights: list[str]) -> "StageOne":
     from classify.packing import StageOne
+    from data.errors import MissingDependency
     from data.images import PictureList
     from extract.components import components_file
     from extract.datasets import NAMED
@@ -90,6 +92,11 @@ def _stage_one(weights: list[str]) -> "StageOne":
     from extract.thumbnails import SIDE, make_thumbnails
 
     def export(trained: "TrainedHead", file: Path, components: list[str]) -> None:
+        for package in ("torch", "onnx", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingDependency(
+                    f"a model needs {package}: install it with `pip install 'penult[extract]'` and pack again"
+                )
         from classify.tail import exportable
         from extract.export import export_head
 
