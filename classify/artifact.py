@@ -22,6 +22,7 @@ from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
 from data.errors import HeadError, MissingFile, first_line
+from data.predictions import Prediction
 from data.spec import FeatureSpec, Source, only
 from data.staging import disk_full_hint, write_atomically
 from data.store import FeatureStore, Samples
@@ -118,19 +119,10 @@ class TrainedHead:
             raise HeadError(f"{self.name} is a head of the kind {self.kind}, not linear: name one of lr, svm or ridge")
         return fold(self.head, self.scaler)
 
-    def predictions(self, paths: list[str], X: Array) -> list[dict[str, Any]]:
+    def predictions(self, paths: Sequence[str], X: Array) -> list[dict[str, Any]]:
         """Return path, label, its probability and those of all classes, for vectors (n, d) of some pictures."""
-        if not paths:
-            return []
-        return [
-            {
-                "path": path,
-                "label": self.classes[int(np.argmax(row))],
-                "probability": float(row.max()),
-                "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
-            }
-            for path, row in zip(paths, self.predict_proba(X), strict=True)
-        ]
+        rows = zip(paths, self.predict_proba(X) if len(paths) else (), strict=True)
+        return [Prediction(i, path, self.classes, row).as_json() for i, (path, row) in enumerate(rows)]
 
     def trained_on(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Return which pictures were in the training set, (n,)."""

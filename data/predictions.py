@@ -23,6 +23,8 @@ class Prediction:
 
     Parameters
     ----------
+    index : int
+        Its position in the pictures that it is one of.
     path : str
         How the user named it.
     classes : sequence of str
@@ -31,6 +33,7 @@ class Prediction:
         Of each class.
     """
 
+    index: int
     path: str
     classes: Sequence[str]
     probabilities: npt.NDArray[Any]
@@ -59,8 +62,13 @@ class Prediction:
 class Unread:
     """A picture of which nothing can be said, and why."""
 
+    index: int
     path: str
     reason: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return path and reason."""
+        return {"path": self.path, "reason": self.reason}
 
 
 class PredictionFile:

@@ -1,8 +1,6 @@
 """What a store holds and what is odd about it, as JSON and as tables; and how results become JSON."""
 
 import json
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,25 +146,3 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
         )
         table.add_row(*row, printable(d["root"]))
     console.print(table)
-
-
-def write_json(target: str, result: dict[str, Any]) -> None:
-    """Write a result as one JSON object to a file, or to standard output where `target` is ``-``."""
-    text = json.dumps(_plain(result), indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Return a result as JSON can say it: NaN becomes null, undecodable file names get escapes."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value

@@ -187,7 +187,7 @@ def _onnx(backbone: Backbone, setup: Setup) -> Engine:
 def _note_agreement(backbone: Backbone) -> None:
     from extract.onnx import note_agreement
 
-    note_agreement(backbone.specs)
+    note_agreement(backbone.specs, choose_device() == "cpu")
 
 
 ENGINES: dict[str, Callable[[Backbone, Setup], Engine]] = {"torch": TorchEngine, "onnx": _onnx}

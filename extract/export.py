@@ -112,7 +112,6 @@ def export_head(
     weights: Sequence[str] = (),
     projections: Sequence[str] = (),
     pictures: Pictures | None = None,
-    change: Callable[[bytes], bytes] | None = None,
 ) -> Export:
     """Fuse a head with its network and write both as one file.
 
@@ -128,8 +127,6 @@ def export_head(
         As for `extract.embed.reopen_all`.
     pictures : Pictures, optional
         To compare on, of which some are taken; without them, drawn ones.
-    change : callable, optional
-        From the graph that was found right to the one that is written.
 
     Raises
     ------
@@ -156,7 +153,8 @@ def export_head(
     difference, same = check.compare(head.name, answer)
     about = {**json.loads(metadata[ABOUT]), "parity": {"difference": difference, "checked": len(check.expected)}}
     metadata[ABOUT] = json.dumps(about, sort_keys=True)
-    content = _with_metadata(change(content) if change else content, metadata) if kind == ".onnx" else content
+    if kind == ".onnx":
+        content = with_metadata(content, metadata)
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
     return Export(
@@ -282,7 +280,8 @@ def _pt2(fused: Fused, metadata: dict[str, str], title: str) -> tuple[bytes, Ans
 _FORMATS: dict[str, Callable[[Fused, dict[str, str], str], tuple[bytes, Answer]]] = {".onnx": _onnx, ".pt2": _pt2}
 
 
-def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """Return a graph that says of itself what `metadata` says, and nothing else."""
     import onnx
 
     model = onnx.load_from_string(content)

@@ -39,6 +39,8 @@ class OnnxModel:
         The file.
     content : bytes, optional
         The graph, where it is not a file of its own; `path` is then what messages call it.
+    batch_size : int
+        Pictures in a batch; 0 chooses.
 
     Examples
     --------
@@ -48,9 +50,10 @@ class OnnxModel:
     ['cat', 'dog']
     """
 
-    def __init__(self, path: str | Path, content: bytes | None = None) -> None:
+    def __init__(self, path: str | Path, content: bytes | None = None, batch_size: int = 0) -> None:
         self.path = Path(path)
         self.content = content
+        self.batch_size = batch_size
 
     @functools.cached_property
     def session(self) -> Any:
@@ -169,11 +172,11 @@ class OnnxModel:
             ):
                 if isinstance(item, Batch):
                     for picture, row in zip(item.pictures, item.vectors[0], strict=True):
-                        yield _finite(pictures.title(picture.index), classes, row)
+                        yield _finite(picture.index, pictures.title(picture.index), classes, row)
                     continue
                 if item.reason:
                     unread += 1
-                    yield Unread(pictures.title(item.index), item.reason)
+                    yield Unread(item.index, pictures.title(item.index), item.reason)
                 if on_progress:
                     on_progress(item.index + 1, len(pictures), unread)
 
@@ -184,10 +187,10 @@ class _Engine:
     name = "onnx/cpu"
     device = "cpu"
     precision = "float32"
-    batch_size = BATCH_ON_CPU
 
     def __init__(self, model: OnnxModel) -> None:
         self.model = model
+        self.batch_size = model.batch_size or BATCH_ON_CPU
         self.lanes, threads = share_cores()
         self.clock = lambda: threads * time.thread_time()
         self.notes: list[str] = []
@@ -196,7 +199,7 @@ class _Engine:
         return (self.model.predict_proba(pixels),)
 
 
-def _finite(path: str, classes: list[str], row: npt.NDArray[np.float32]) -> Prediction | Unread:
+def _finite(index: int, path: str, classes: list[str], row: npt.NDArray[np.float32]) -> Prediction | Unread:
     if np.isfinite(row).all():
-        return Prediction(path, classes, row)
-    return Unread(path, "the network gives NaN or infinity for it")
+        return Prediction(index, path, classes, row)
+    return Unread(index, path, "the network gives NaN or infinity for it")

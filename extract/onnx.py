@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,21 +81,39 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
 
 
-def note_agreement(specs: Sequence[FeatureSpec]) -> None:
-    """Remember that the graph of a network agrees with PyTorch in the runtime that is installed."""
+def note_agreement(specs: Sequence[FeatureSpec], automatic: bool) -> None:
+    """Remember that the graph of a network agrees with PyTorch on this machine, in the runtime that is installed.
+
+    Parameters
+    ----------
+    specs : sequence of FeatureSpec
+        Of the network's outputs.
+    automatic : bool
+        Whether the engine ``auto`` on the device ``auto`` takes this one here: there is no GPU.
+    """
+    mark, words = _agreement_file(specs), _agreement(automatic)
     with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run compares again
-        mark = _agreement_file(specs)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        if not mark.exists() or mark.read_text() != _runtime():
-            write_atomically(mark, _runtime().encode())
+        if not mark.exists() or mark.read_text() != words:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(mark, words.encode())
 
 
-def is_known(specs: Sequence[FeatureSpec]) -> bool:
-    """Whether the cache has the graph of a network, and it agreed with PyTorch in the runtime that is installed."""
+def is_known(specs: Sequence[FeatureSpec], device: str) -> bool:
+    """Whether the cache has the graph of a network, and it agreed with PyTorch here; imports no torch.
+
+    Parameters
+    ----------
+    specs : sequence of FeatureSpec
+        Of the network's outputs.
+    device : str
+        ``cpu``, or ``auto`` where that was found to be the CPU.
+    """
     try:
-        return _agreement_file(specs).read_text() == _runtime() != "" and _graph_file(specs).is_file()
+        words = _agreement_file(specs).read_text()
     except (OSError, ValueError):
         return False
+    agreed = words == _agreement(True) or (device == "cpu" and words == _agreement(False))
+    return agreed and device in ("auto", "cpu") and bool(_installed("onnxruntime")) and _cached(specs) is not None
 
 
 def _session(backbone: Backbone, threads: int) -> Any:
@@ -115,23 +134,27 @@ def _session(backbone: Backbone, threads: int) -> Any:
 
 
 def _graphs(backbone: Backbone) -> Iterator[bytes]:
-    """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache.
-
-    A cached file is the graph behind its SHA-256.
-    """
-    path = _graph_file(backbone.specs)
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        digest, graph = content[:32], content[32:]
-        if hashlib.sha256(graph).digest() == digest:
-            yield graph
+    """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache."""
+    cached = _cached(backbone.specs)
+    if cached is not None:
+        yield cached
     if backbone.network is None:
         return
-    graph = _export(backbone)
+    graph, path = _export(backbone), _graph_file(backbone.specs)
     with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run exports again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, hashlib.sha256(graph).digest() + graph)
     yield graph
+
+
+def _cached(specs: Sequence[FeatureSpec]) -> bytes | None:
+    """Return the graph from the cache, whose file is the graph behind its SHA-256; None where that is not so."""
+    with contextlib.suppress(OSError):
+        content = _graph_file(specs).read_bytes()
+        digest, graph = content[:32], content[32:]
+        if hashlib.sha256(graph).digest() == digest:
+            return graph
+    return None
 
 
 def _graph_file(specs: Sequence[FeatureSpec]) -> Path:
@@ -149,8 +172,9 @@ def _key(specs: Sequence[FeatureSpec]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _runtime() -> str:
-    return _installed("onnxruntime")
+def _agreement(automatic: bool) -> str:
+    # the cache may be shared by machines with a GPU and without
+    return f"onnxruntime {_installed('onnxruntime')} on {platform.node()}{' by default' if automatic else ''}"
 
 
 def _installed(package: str) -> str:

@@ -140,11 +140,13 @@ def test_linear_heads_are_fitted_and_measured_without_what_is_slow_to_import(pic
 
         # what `predict` does once the network has made vectors of the pictures
         from classify.artifact import load_head
-        from classify.report import print_predictions
+        from data.predictions import Prediction, print_predictions
         from data.store import FeatureStore
         from rich.console import Console
 
-        print_predictions(Console(), load_head(Path("lr")).predictions(["a"], FeatureStore("f.h5").load("test").X[:1]))
+        head = load_head(Path("lr"))
+        (row,) = head.predict_proba(FeatureStore("f.h5").load("test").X[:1])
+        print_predictions(Console(), [Prediction(0, "a", head.classes, row)])
         told("predict")"""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
