@@ -21,6 +21,7 @@ from classify.rows import Rows
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
+from data.bundle import is_bundle, read_bundle
 from data.errors import HeadError, MissingFile, first_line
 from data.predictions import Prediction
 from data.spec import FeatureSpec, Source, only
@@ -268,6 +269,9 @@ def load_head(path: Path) -> TrainedHead:
     HeadError
         If it is no head, is damaged, or is of a newer format.
     """
+    if is_bundle(path):
+        names = ", ".join(str(head) for head in read_bundle(path).heads().values()) or "but it holds none"
+        raise HeadError(f"{path} is a bundle: name a head of it, {names}")
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
     try:

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.artifact import TrainedHead, save_head, save_projected
-from classify.evaluate import Measured, measure
+from classify.evaluate import MEMORY, Measured, measure
 from classify.head import Array, Floats, Head, LinearHead
 from classify.heads import GIVEN, HEADS
 from classify.mlp import MLPHead
 from classify.selection import train
 from classify.statistics import ALPHA, Interval, holm, mcnemar_exact, wilson_interval
-from classify.training import best_of
+from classify.training import Candidate, best_of
 from classify.trials import Scaler
 from data.errors import HeadError
 from data.spec import Source
@@ -153,8 +153,6 @@ def _chosen_freely(trained: TrainedHead) -> dict[str, list[Any]]:
 
 def _rule(trained: TrainedHead) -> str:
     """Return the rule that chose, by what it chose: a head's file does not name it."""
-    from classify.training import Candidate
-
     candidates = [Candidate(**candidate) for candidate in trained.info["selection"]["candidates"]]
     params = trained.head.get_params()
     if trained.info["selection"]["tuned_on"] != "cv" or len(candidates) < 2:
@@ -246,8 +244,8 @@ def measure_trips(trips: Sequence[Trip], source: FeatureStore, packed: FeatureSt
     """
     pairs = []
     for trip in trips:
-        before = measure(trip.before, trip.before.samples(source, trip.split, trip.dataset), trip.before.classes)
-        after = measure(trip.after, trip.after.samples(packed, trip.split, trip.dataset), trip.before.classes)
+        before = measure(trip.before, trip.before.samples(source, trip.split, trip.dataset, MEMORY), trip.before.classes)
+        after = measure(trip.after, trip.after.samples(packed, trip.split, trip.dataset, MEMORY), trip.before.classes)
         pairs.append((trip, before, after))
     p_values = [mcnemar_exact(_right(before), _right(after)) for _, before, after in pairs]
     return [

@@ -166,7 +166,7 @@ class Packing:
             heads, trips = self._carry(folder)
             info = {
                 "made": self._made(),
-                "features": [_feature(one) for one in self.packed.values()],
+                "features": [self._feature(one, folder) for one in self.packed.values()],
                 "datasets": [_dataset(view) for view in self.views],
                 "heads": heads,
                 "measured": [dataclasses.asdict(one) for one in measure_trips(trips, self.store, FeatureStore(folder))],
@@ -419,6 +419,24 @@ class Packing:
         components = [spec.projection for spec in trained.specs if spec.projection.startswith("pca")]
         self.stage_one.export(trained, file, [str(self.stage_one.components_file(folder, one)) for one in components])
 
+    def _feature(self, packed: Packed, folder: Path) -> dict[str, Any]:
+        """Return what `bundle.json` says of one feature."""
+        components = None
+        if packed.spec.projection.startswith("pca"):
+            components = self.stage_one.components_file(folder, packed.spec.projection)
+        return {
+            "fingerprint": packed.spec.fingerprint,
+            "title": packed.spec.title,
+            "dim": packed.dim,
+            "dtype": packed.dtype,
+            "components": components.name if components and components.is_file() else None,
+            "before": {
+                "fingerprint": packed.info.spec.fingerprint,
+                "dim": packed.info.dim,
+                "dtype": packed.info.dtype,
+            },
+        }
+
     def _made(self) -> dict[str, Any]:
         made: dict[str, Any] = {
             "command": self.command,
@@ -429,20 +447,6 @@ class Packing:
         if is_bundle(self.path):
             made["before"] = read_bundle(self.path).info["made"]
         return made
-
-
-def _feature(packed: Packed) -> dict[str, Any]:
-    return {
-        "fingerprint": packed.spec.fingerprint,
-        "title": packed.spec.title,
-        "dim": packed.dim,
-        "dtype": packed.dtype,
-        "before": {
-            "fingerprint": packed.info.spec.fingerprint,
-            "dim": packed.info.dim,
-            "dtype": packed.info.dtype,
-        },
-    }
 
 
 def _dataset(view: View) -> dict[str, Any]:

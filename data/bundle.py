@@ -91,15 +91,10 @@ class Bundle:
             raise BundleError(problem)
         return self.path / str(file)
 
-    def predictor(self, name: str | None = None) -> Path:
-        """Return the file that classifies pictures: the model of a head, by default of the first, or the head itself.
-
-        Raises
-        ------
-        BundleError
-            If it has no such head, or the model is not what was packed.
-        """
-        return self.model(name) or self.path / str(self.head(name)["file"])
+    def components(self, name: str) -> list[Path]:
+        """Return the files of the principal components that a head's features are projected with."""
+        files = {feature["fingerprint"]: feature["components"] for feature in self.info["features"]}
+        return [self.path / files[one] for one in self.head(name)["features"] if files[one]]
 
     def problems(self) -> list[str]:
         """Return a sentence for each file that is not what was packed; none for a whole bundle."""
@@ -152,13 +147,15 @@ def read_bundle(path: Path) -> Bundle:
         if info["digest"] != _digest(info):
             raise BundleError(f"{file} is not what was written: {_COPY}")
         named = [*info["files"], *(head["file"] for head in info["heads"])]
-        for name in named + [head["model"] for head in info["heads"] if head["model"]]:
+        named += [head["model"] for head in info["heads"]] + [feature["components"] for feature in info["features"]]
+        for name in filter(None, named):
             if not _MEMBER.fullmatch(name) or name not in info["files"]:
                 raise BundleError(f"{file} names {name!r}, which can be no file of a bundle: do not use this bundle")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, BundleError):
             raise
-        raise BundleError(f"{file} cannot be read ({first_line(error)}): {_COPY}") from None
+        what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+        raise BundleError(f"{file} cannot be read ({what}): {_COPY}") from None
     return Bundle(path, info)
 
 

@@ -20,7 +20,7 @@ def print_bundle(console: "Console", path: Path, info: dict[str, Any]) -> None:
     table.add_column("file", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("what")
-    for file, listed in sorted(info["files"].items(), key=lambda item: _order(item[0])):
+    for file, listed in sorted(info["files"].items(), key=lambda item: _order(item[0], info)):
         table.add_row(printable(file), size(listed["bytes"]), printable(_what(file, info)))
     console.print(table)
     if info["measured"]:
@@ -30,9 +30,11 @@ def print_bundle(console: "Console", path: Path, info: dict[str, Any]) -> None:
         console.print(f"note: {printable(note)}")
 
 
-def _order(file: str) -> tuple[int, str]:
-    kinds = (file == FEATURES, file.startswith("pca-"), file.startswith("heads/"), file.startswith("models/"))
-    return next((i for i, kind in enumerate(kinds) if kind), len(kinds)), file
+def _order(file: str, info: dict[str, Any]) -> int:
+    """Return where a file stands: features, their components, heads and models as they were named, the rest."""
+    parts = [FEATURES, *(feature["components"] for feature in info["features"])]
+    parts += [head["file"] for head in info["heads"]] + [head["model"] for head in info["heads"]]
+    return parts.index(file) if file in parts else len(parts)
 
 
 def _what(file: str, info: dict[str, Any]) -> str:

@@ -139,7 +139,7 @@ class FeatureInfo:
 
 
 class FeatureStore(Shown):
-    """A published store: one HDF5 file, or a folder of them read as one.
+    """A published store: one HDF5 file, a folder of them read as one, or a bundle.
 
     Parameters
     ----------

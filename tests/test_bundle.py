@@ -1,6 +1,7 @@
 """Bundles: what `pack` makes, what every verb reads in place, and what is refused."""
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -565,3 +566,90 @@ def test_packing_without_models_imports_no_torch(work, tmp_path):
     command = ["pack", str(work / "f.h5"), str(work / "lr.head"), "-o", str(tmp_path / "b"), "--pca", "4", *PLAIN]
     done = subprocess.run([sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# --- models
+
+
+@pytest.fixture(scope="module")
+def carried(work):
+    """A bundle with models, of two heads."""
+    pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    done = penult("pack", "f.h5", "lr.head", "knn.head", "-o", "carried", "--pca", "8", cwd=work)
+    assert done.returncode == 0, done.stderr
+    return work / "carried"
+
+
+def probabilities(*arguments, cwd):
+    """Return what `predict` says of the red pictures, (n, k)."""
+    out = cwd / "predictions.json"
+    done = penult("predict", *arguments, "pictures/test/red", "--json", out, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["predictions"]
+    assert len(found) == 5
+    return np.array([list(one["probabilities"].values()) for one in found])
+
+
+def test_predict_runs_a_bundles_model_and_says_what_its_head_would(carried, work):
+    lr, knn = read_bundle(carried).info["heads"]
+    assert (lr["model"], lr["no_model"]) == ("models/lr.onnx", "")
+    assert knn["model"] is None
+    assert "knn.head is a head of the kind knn" in knn["no_model"]
+    by_model = probabilities("carried", cwd=work)
+    components = read_bundle(carried).components("lr")[0]
+    by_head = probabilities("carried/heads/lr.head", "--projection", components, cwd=work)
+    assert np.allclose(by_model, by_head, atol=1e-4)
+    assert np.allclose(probabilities("carried", "--engine", "torch", cwd=work), by_head, atol=1e-4)
+    stored = load_head(carried / "heads" / "lr.head").predict_proba(load(carried).X)
+    red = [path.startswith("test/red") for path in load(carried).paths]
+    assert np.allclose(by_model, stored[red], atol=1e-4)
+
+
+def test_predict_takes_the_head_that_is_named_and_computes_its_features_where_it_has_no_model(carried, work):
+    done = penult("predict", "carried", "pictures/test/red", cwd=work)
+    assert "note: by lr, the first of lr, knn: name another with --head" in done.stdout
+    stored = load_head(carried / "heads" / "knn.head").predict_proba(load(carried).X)
+    red = [path.startswith("test/red") for path in load(carried).paths]
+    assert np.allclose(probabilities("carried", "--head", "knn", cwd=work), stored[red], atol=1e-4)
+    assert "holds no head 'svm', only lr, knn" in refused("predict", "carried", "pictures", "--head", "svm", cwd=work)
+    assert penult("predict", "lr.head", "pictures", "--head", "lr", cwd=work).returncode == 2
+
+
+def test_predict_from_a_bundle_needs_neither_torch_nor_h5py(carried, work):
+    code = """if True:
+        import sys
+        for name in ("torch", "torchvision", "timm", "onnx", "h5py", "sklearn", "scipy", "safetensors"):
+            sys.modules[name] = None
+        from pipeline import main
+        sys.exit(main(sys.argv[1:]))
+    """
+    command = [sys.executable, "-c", code, "predict", str(carried), str(work / "pictures" / "test" / "red")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("red") >= 5
+
+
+def test_a_model_that_is_not_what_was_packed_is_not_run(carried, work, tmp_path):
+    bundle = shutil.copytree(carried, tmp_path / "carried")
+    with open(bundle / "models" / "lr.onnx", "ab") as file:
+        file.write(b"more")
+    error = refused("predict", bundle, work / "pictures", cwd=tmp_path)
+    assert "models/lr.onnx is not what was packed" in error
+
+
+def test_models_go_along_where_there_is_no_torch(carried, work, tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    assert penult("pack", carried, "-o", tmp_path / "again", "--dtype", "float16").returncode == 0
+    assert (tmp_path / "again/models/lr.onnx").read_bytes() == (carried / "models/lr.onnx").read_bytes()
+    done = penult("pack", "f.h5", "lr.head", "-o", tmp_path / "new", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "note: no model of lr: a model needs torch: install it with `pip install 'penult[extract]'`" in done.stdout
+    assert not (tmp_path / "new" / "models").exists()
+
+
+def test_a_bundle_is_no_head(work):
+    assert "plain is a bundle: name a head of it, plain/heads/lr.head" in refused(
+        "finetune", "pictures", "--mode", "lp-ft", "--start", "plain", "-o", "x", *TINY, cwd=work
+    )

@@ -65,7 +65,10 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             command=_command(arguments),
             display=display,
         )
-        result = packing.run()
+        try:
+            result = packing.run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted: no bundle was made, the same command starts anew") from None
     print_bundle(console, Path(arguments.output), result)
     return {"bundle": arguments.output, **result}, 0
 
