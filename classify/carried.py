@@ -244,8 +244,9 @@ def measure_trips(trips: Sequence[Trip], source: FeatureStore, packed: FeatureSt
     """
     pairs = []
     for trip in trips:
-        before = measure(trip.before, trip.before.samples(source, trip.split, trip.dataset, MEMORY), trip.before.classes)
-        after = measure(trip.after, trip.after.samples(packed, trip.split, trip.dataset, MEMORY), trip.before.classes)
+        classes = trip.before.classes
+        before = measure(trip.before, trip.before.samples(source, trip.split, trip.dataset, MEMORY), classes)
+        after = measure(trip.after, trip.after.samples(packed, trip.split, trip.dataset, MEMORY), classes)
         pairs.append((trip, before, after))
     p_values = [mcnemar_exact(_right(before), _right(after)) for _, before, after in pairs]
     return [

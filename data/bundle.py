@@ -149,7 +149,7 @@ def read_bundle(path: Path) -> Bundle:
         named = [*info["files"], *(head["file"] for head in info["heads"])]
         named += [head["model"] for head in info["heads"]] + [feature["components"] for feature in info["features"]]
         for name in filter(None, named):
-            if not _MEMBER.fullmatch(name) or name not in info["files"]:
+            if not can_hold(name) or name not in info["files"]:
                 raise BundleError(f"{file} names {name!r}, which can be no file of a bundle: do not use this bundle")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, BundleError):
@@ -177,6 +177,11 @@ def sha256(file: Path) -> str:
     """Return the SHA-256 of a file in hex."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def can_hold(name: str) -> bool:
+    """Whether a bundle may have a file of this name."""
+    return _MEMBER.fullmatch(name) is not None
 
 
 def refuse_bundle(path: Path) -> None:

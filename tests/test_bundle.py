@@ -295,10 +295,34 @@ def test_heads_of_other_features_or_classes_or_sets_are_refused_by_name(work, tm
     assert not (tmp_path / "b").exists()
 
 
+def test_a_set_or_feature_that_is_not_there_is_refused(work, tmp_path):
+    error = refused("pack", "f.h5", "-o", tmp_path / "b", "--dataset", "strangers", cwd=work)
+    assert "f.h5 holds no image set 'strangers', only others, pictures" in error
+    error = refused("pack", "f.h5", "-o", tmp_path / "b", "--dataset", "others", "--features", "layer9", cwd=work)
+    assert "f.h5 holds no features 'layer9'" in error
+    assert "holds the image sets others, pictures: name one" in refused("pack", "f.h5", "-o", tmp_path / "b", cwd=work)
+    assert "does not exist" in refused("pack", "none.h5", "-o", tmp_path / "b", cwd=work)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_head_of_other_labels_than_the_store_has_now_is_packed_with_a_note(work, tmp_path):
+    for name in ("pictures", "f.h5"):
+        (shutil.copytree if (work / name).is_dir() else shutil.copy)(work / name, tmp_path / name)
+    shutil.move(tmp_path / "pictures/train/red/0.png", tmp_path / "pictures/train/blue/moved.png")
+    assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=tmp_path).returncode == 0
+    done = penult("pack", "f.h5", work / "lr.head", "-o", "b", *PLAIN, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: lr was fitted on other pictures or labels than train has now" in done.stdout
+    assert "other pictures" not in "".join(read_bundle(work / "plain").info["notes"])
+
+
 def test_two_heads_of_one_name_are_refused(work, tmp_path):
     shutil.copy(work / "mlp.head", tmp_path / "lr.head")
     error = refused("pack", "f.h5", "lr.head", tmp_path / "lr.head", "-o", tmp_path / "b", cwd=work)
     assert "would both be called lr in the bundle: rename one" in error
+    shutil.copy(work / "lr.head", tmp_path / ".lr.head")
+    error = refused("pack", "f.h5", tmp_path / ".lr.head", "-o", tmp_path / "b", cwd=work)
+    assert "give it one that does not begin with a dot" in error
 
 
 def test_nothing_but_a_bundle_is_replaced(work, tmp_path):
@@ -339,7 +363,7 @@ def test_features_that_are_projected_already_are_not_projected_again(work, tmp_p
 # --- what may go wrong meanwhile
 
 
-@pytest.mark.parametrize("step", ["pack_features", "write_thumbnails", "verify_store"])
+@pytest.mark.parametrize("step", ["pack_features", "measure_trips", "write_thumbnails", "verify_store"])
 @pytest.mark.parametrize("there", [False, True])
 def test_an_interrupted_pack_leaves_what_was_there(work, tmp_path, monkeypatch, step, there):
     if there:

@@ -46,6 +46,7 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `pack`."""
+    from classify.cargo import Order
     from classify.packing import Packing
     from data.bundle_report import print_bundle
     from data.terminal import ProgressDisplay
@@ -54,11 +55,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         packing = Packing(
             Path(arguments.store),
             Path(arguments.output),
-            heads=arguments.heads,
-            features=arguments.features,
-            datasets=arguments.dataset,
-            dtype=arguments.dtype,
-            pca=arguments.pca,
+            Order(arguments.heads, arguments.features, arguments.dataset, arguments.dtype, arguments.pca),
             thumbnails=0 if "thumbnails" in arguments.without else arguments.thumbnails,
             models="models" not in arguments.without,
             stage_one=_stage_one(arguments.weights),
