@@ -45,6 +45,8 @@ class Answers:
     ----------
     right : ndarray of shape (n,), bool
         Of which of them it names the class.
+    probabilities : ndarray of shape (n, k), float32
+        Of each class.
     bytes : int
         Size of its file.
     milliseconds : float
@@ -52,6 +54,7 @@ class Answers:
     """
 
     right: npt.NDArray[np.bool_]
+    probabilities: npt.NDArray[np.float32]
     bytes: int
     milliseconds: float
 
@@ -62,6 +65,11 @@ class Cost:
 
     float32: Answers
     int8: Answers
+
+    @property
+    def difference(self) -> float:
+        """Largest difference of a probability between the two."""
+        return float(np.abs(self.float32.probabilities - self.int8.probabilities).max())
 
 
 def write_int8(
@@ -108,10 +116,12 @@ def write_int8(
             if on_progress:
                 on_progress(done + i * total, 2 * total, unread)
 
-        right = _right(model, measured_on, rows, told)
-        costs.append(Answers(right, size, _milliseconds(model, sample)))
+        costs.append(Answers(*_answers(model, measured_on, rows, told), size, _milliseconds(model, sample)))
+    cost = Cost(*costs)
     about = plain.about
+    about["parity"]["of"] = "float32"
     about["int8"] = {
+        "difference": cost.difference,
         "method": "dynamic" if calibration is None else "static",
         "pictures": len(costs[0].right),
         "accuracy": float(costs[1].right.mean()),
@@ -120,17 +130,19 @@ def write_int8(
     content = with_metadata(graph, {**metadata, ABOUT: json.dumps(about, sort_keys=True)})
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
-    return Cost(*costs)
+    return cost
 
 
-def _right(model: OnnxModel, images: ImageSet, rows: Sequence[int], on_progress: OnProgress) -> npt.NDArray[np.bool_]:
+def _answers(
+    model: OnnxModel, images: ImageSet, rows: Sequence[int], on_progress: OnProgress
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
     truth = [images.classes[target] for target in images.targets[np.asarray(rows)].tolist()]
-    found = list(model.predict(Subset(images, rows), on_progress))
-    right = [item.label == truth[item.index] for item in found if isinstance(item, Prediction)]
-    if not right:
-        why = f" ({found[0].reason})" if found and isinstance(found[0], Unread) else ""
+    items = list(model.predict(Subset(images, rows), on_progress))
+    found = [item for item in items if isinstance(item, Prediction)]
+    if not found:
+        why = f" ({items[0].reason})" if items and isinstance(items[0], Unread) else ""
         raise EngineError(f"none of the {len(rows)} pictures could be read{why}: put them back where they were")
-    return np.array(right)
+    return np.array([item.label == truth[item.index] for item in found]), np.stack([f.probabilities for f in found])
 
 
 def _prepared(model: OnnxModel, pictures: Pictures, count: int) -> Pixels:

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
@@ -109,6 +110,13 @@ def _ask_model(
 
 def _ask_head(arguments: argparse.Namespace, pictures: "Selection", display: "ProgressDisplay", said: "_Said") -> Found:
     """Ask a head about the vectors that its network gives."""
+    if importlib.util.find_spec("safetensors") is None:
+        from data.errors import MissingDependency
+
+        raise MissingDependency(
+            f"{arguments.head} is a head, which needs all of Penult's packages: install them with `pip install "
+            f"'penult[extract]'`, or make a model of it where they are, with `export {arguments.head} -o model.onnx`"
+        )
     from classify.artifact import load_head
     from data.predictions import Prediction, Unread
     from extract.embed import embed_all, reopen_all, reopen_cached
