@@ -19,7 +19,7 @@ from classify.head import Array, Floats, Head, LinearHead
 from classify.heads import GIVEN, HEADS
 from classify.mlp import MLPHead
 from classify.selection import train
-from classify.statistics import ALPHA, Interval, holm, mcnemar_exact, wilson_interval
+from classify.statistics import ALPHA, Interval, holm, mcnemar_exact, paired_interval, wilson_interval
 from classify.training import Candidate, best_of
 from classify.trials import Scaler
 from data.errors import HeadError
@@ -197,6 +197,8 @@ class Carried:
         Pictures of it.
     before, after : Accuracy
         On the features of the store, and on those of the bundle.
+    difference, difference_ci95 : float and tuple of float
+        Of the accuracies, after less before, with `classify.statistics.paired_interval`.
     lost, won : int
         Pictures that it got right before alone, and now alone.
     p_value, p_holm : float
@@ -214,6 +216,8 @@ class Carried:
     n: int
     before: Accuracy
     after: Accuracy
+    difference: float
+    difference_ci95: Interval
     lost: int
     won: int
     p_value: float
@@ -258,9 +262,9 @@ def measure_trips(trips: Sequence[Trip], source: FeatureStore, packed: FeatureSt
 def _carried(trip: Trip, before: Measured, after: Measured, p_value: float, p_holm: float) -> Carried:
     a, b = _right(before), _right(after)
     n, lost, won = len(a), int((a & ~b).sum()), int((~a & b).sum())
-    verdict = f"no difference shows at n = {n}"
+    verdict = "no difference shows"
     if np.array_equal(before.probabilities.argmax(axis=1), after.probabilities.argmax(axis=1)):
-        verdict = "every answer is the same"
+        verdict = "every answer the same"
     elif p_holm < ALPHA:
         verdict = "worse" if lost > won else "better"
     return Carried(
@@ -271,6 +275,8 @@ def _carried(trip: Trip, before: Measured, after: Measured, p_value: float, p_ho
         n=n,
         before=_accuracy(before),
         after=_accuracy(after),
+        difference=(won - lost) / n,
+        difference_ci95=paired_interval(lost, won, n),
         lost=lost,
         won=won,
         p_value=p_value,

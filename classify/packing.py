@@ -117,6 +117,7 @@ class Packing:
         self.cargo = cargo = choose_cargo(self.store, self.order, self.stage_one.fit)
         with new_folder(self.output, self.path, cargo.nbytes + self.most) as folder:
             self._keep_components(folder)
+            self.display.count("vectors")
             pack_features(self.store, folder / FEATURES, list(cargo.packed.values()), cargo.views, self.display.update)
             heads, trips = self._carry(folder)
             info = {

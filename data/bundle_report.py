@@ -69,24 +69,28 @@ def _print_measured(console: "Console", measured: list[dict[str, Any]]) -> None:
 
     where = " and ".join(dict.fromkeys(f"{one['n']:,} pictures of {one['split']}" for one in measured))
     unchanged = all(one["before"] == one["after"] and not one["lost"] for one in measured)
-    sides = ("bundle",) if unchanged else ("store", "bundle")
-    console.print(f"accuracy on {printable(where)}" + ("" if unchanged else ", in the store and in the bundle"))
+    console.print(
+        f"accuracy on {printable(where)}{'' if unchanged else ', before and after'}; in brackets 95% intervals"
+    )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("head", no_wrap=True)
-    tested = () if unchanged else ("lost", "won", "p (McNemar)")
-    for column in (*(text for side in sides for text in (side, "95% interval")), *tested):
+    for column in ("accuracy",) if unchanged else ("store", "bundle", "change", "lost", "won", "p (McNemar)"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for one in measured:
-        accuracies = [text for side in sides for text in _accuracy(one["before" if side == "store" else "after"])]
-        changes = [] if unchanged else [str(one["lost"]), str(one["won"]), f"{one['p_value']:.3g}"]
-        table.add_row(printable(one["head"]), *accuracies, *changes, one["verdict"])
+        after = _with(one["after"]["accuracy"], one["after"]["accuracy_ci95"])
+        cells = [after]
+        if not unchanged:
+            before = _with(one["before"]["accuracy"], one["before"]["accuracy_ci95"])
+            change = _with(one["difference"], one["difference_ci95"], "+.3f")
+            cells = [before, after, change, str(one["lost"]), str(one["won"]), f"{one['p_value']:.3g}"]
+        table.add_row(printable(one["head"]), *cells, "" if unchanged else one["verdict"])
     console.print(table)
 
 
-def _accuracy(found: dict[str, Any]) -> tuple[str, str]:
-    low, high = found["accuracy_ci95"]
-    return f"{found['accuracy']:.4f}", f"[{low:.4f}, {high:.4f}]"
+def _with(value: float, interval: tuple[float, float], form: str = ".3f") -> str:
+    low, high = interval
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _notes(info: dict[str, Any]) -> list[str]:
@@ -96,6 +100,11 @@ def _notes(info: dict[str, Any]) -> list[str]:
     unmeasured = [head["name"] for head in info["heads"] if head["name"] not in measured]
     if unmeasured:
         notes.append(f"nothing was measured of {', '.join(unmeasured)}: the image set has no test and no val split")
+    worse = [one["head"] for one in info["measured"] if one["verdict"] == "worse"]
+    if worse:
+        notes.append(
+            f"{', '.join(worse)} lost by it: keep more components, or try `fit` on the bundle, which fits anew"
+        )
     reasons: dict[str, list[str]] = {}
     for head in info["heads"]:
         if head["no_model"]:

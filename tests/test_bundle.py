@@ -233,6 +233,8 @@ def test_what_was_lost_and_won_is_counted_picture_by_picture(work):
         a, b = before == load(work / "plain").y, after.argmax(axis=1) == load(work / "pca").y
         assert (one["lost"], one["won"]) == ((a & ~b).sum(), (~a & b).sum())
         assert one["after"]["accuracy"] == b.mean()
+        assert one["difference"] == pytest.approx(b.mean() - a.mean())
+        assert one["difference_ci95"][0] < one["difference"] < one["difference_ci95"][1]
         assert 0 < one["p_value"] <= one["p_holm"] <= 1
 
 
