@@ -102,9 +102,7 @@ def _notes(info: dict[str, Any]) -> list[str]:
         notes.append(f"nothing was measured of {', '.join(unmeasured)}: the image set has no test and no val split")
     worse = [one["head"] for one in info["measured"] if one["verdict"] == "worse"]
     if worse:
-        notes.append(
-            f"{', '.join(worse)} lost by it: keep more components, or try `fit` on the bundle, which fits anew"
-        )
+        notes.append(f"{', '.join(worse)} got worse by it: keep more of the features, or `fit` anew on the bundle")
     reasons: dict[str, list[str]] = {}
     for head in info["heads"]:
         if head["no_model"]:

@@ -13,7 +13,7 @@ from data.images import Pictures
 from data.thumbnails import Thumbnails
 from extract.decode import decode, pillow_settings
 
-SIDE = 160
+SIDE = 168
 _QUALITY = 80
 # Of pictures no larger than a thumbnail, such as digits of 28 pixels, every pixel counts.
 _QUALITY_SMALL = 92
