@@ -10,7 +10,7 @@ from classify.artifact import TrainedHead, load_head, training_identity
 from classify.carried import Components
 from classify.head import Array
 from data.bundle import can_hold, is_bundle, named_heads, read_bundle
-from data.errors import BundleError, HeadError, ProjectionError, StoreError
+from data.errors import BundleError, FingerprintMismatch, HeadError, ProjectionError, StoreError
 from data.packing import Packed
 from data.spec import FeatureSpec
 from data.store import FeatureInfo, FeatureStore
@@ -160,9 +160,23 @@ def _open_heads(store: FeatureStore, order: Order) -> list[Passenger]:
                 f"{file} tells {_some(trained.classes)} apart, the image set {head.dataset!r} of {store.path} has "
                 f"the classes {_some(classes)}: name a head fitted on it, or the store it was fitted on"
             )
-        trained.samples(store, None, head.dataset, memory=0)  # raises where it lacks the features
+        _refuse_lacking(store, head)
         heads[head.name] = head
     return list(heads.values())
+
+
+def _refuse_lacking(store: FeatureStore, head: Passenger) -> None:
+    """Raise if the store lacks what a head reads, of any picture."""
+    try:
+        head.trained.samples(store, None, head.dataset, memory=0)
+    except (FingerprintMismatch, StoreError):
+        if head.trained.kind != "finetuned":
+            raise
+        root = store.view(head.dataset).root
+        raise StoreError(
+            f"{store.path} does not hold what {head.file} gives for every picture of {head.dataset!r}: run "
+            f"`extract {root} -o {store.path} --weights {head.file}` first"
+        ) from None
 
 
 def _dataset_of(trained: TrainedHead, store: FeatureStore, order: Order) -> str:

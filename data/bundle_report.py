@@ -40,7 +40,8 @@ def _order(file: str, info: dict[str, Any]) -> int:
 def _what(file: str, info: dict[str, Any]) -> str:
     if file == FEATURES:
         sets = ", ".join(f"{d['images']:,} pictures of {d['name']}" for d in info["datasets"])
-        return f"{sets}: {'; '.join(_vectors(feature) for feature in info['features'])}"
+        titles = [feature["title"] for feature in info["features"]]
+        return f"{sets}: {'; '.join(_vectors(feature, titles) for feature in info['features'])}"
     if file == THUMBNAILS:
         made = info["thumbnails"]
         return f"{made['count']:,} JPEGs, {made['pixels']} pixels at most"
@@ -52,8 +53,9 @@ def _what(file: str, info: dict[str, Any]) -> str:
     return "principal components of the features" if file.startswith("pca-") else ""
 
 
-def _vectors(feature: dict[str, Any]) -> str:
+def _vectors(feature: dict[str, Any], titles: list[str]) -> str:
     before, name = feature["before"], feature["title"].split("/", 1)[-1]
+    name += f" ({feature['fingerprint'][:8]})" if titles.count(feature["title"]) > 1 else ""
     dim = f"{feature['dim']:,}" + (f" of {before['dim']:,}" if before["dim"] != feature["dim"] else "")
     was = f", was {before['dtype']}" if before["dtype"] != feature["dtype"] else ""
     return f"{name}, {dim} {feature['dtype']}{was}"

@@ -267,6 +267,20 @@ def test_other_views_go_along_with_a_head_that_was_trained_on_them(work, tmp_pat
     assert samples.others[0].shape == (24, 5)
 
 
+def test_a_fine_tuned_network_goes_along_once_the_store_has_its_features(work, tmp_path):
+    shutil.copytree(work / "pictures", tmp_path / "pictures")
+    assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=tmp_path).returncode == 0
+    tune = ["finetune", "pictures", "-o", "net.safetensors", "--epochs", "1", *TINY]
+    assert penult(*tune, cwd=tmp_path).returncode == 0
+    error = refused("pack", "f.h5", "net.safetensors", "-o", "b", cwd=tmp_path)
+    assert f"`extract {tmp_path}/pictures -o f.h5 --weights net.safetensors` first" in error
+    assert penult("extract", "pictures", "-o", "f.h5", "--weights", "net.safetensors", cwd=tmp_path).returncode == 0
+    assert penult("pack", "f.h5", "net.safetensors", "-o", "b", *PLAIN, cwd=tmp_path).returncode == 0
+    assert penult("eval", "b", cwd=tmp_path).returncode == 0
+    error = refused("pack", "f.h5", "net.safetensors", "-o", "c", "--pca", "3", cwd=tmp_path)
+    assert "whose last layer reads its own features as they are: leave out --pca, or this network" in error
+
+
 # --- what is refused
 
 
