@@ -21,7 +21,7 @@ from classify.rows import Rows
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
-from data.bundle import is_bundle, read_bundle
+from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import HeadError, MissingFile, first_line
 from data.predictions import Prediction
 from data.spec import FeatureSpec, Source, only
@@ -246,7 +246,10 @@ def refuse_overwrite(path: Path) -> None:
     ------
     HeadError
         With another name as the next step.
+    BundleError
+        If it would be in a bundle.
     """
+    refuse_inside(path)
     if path.exists():
         try:
             old = load_head(path).kind

@@ -7,6 +7,7 @@ A bundle is a folder store as well, so that whatever reads a store reads a bundl
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -196,6 +197,21 @@ def refuse_bundle(path: Path) -> None:
         raise BundleError(
             f"{path} is a bundle, which is read only: change the store that it was packed from and pack that again, or "
             "name another store"
+        )
+
+
+def refuse_inside(path: Path) -> None:
+    """Raise if a file or folder is about to be written into a bundle.
+
+    Raises
+    ------
+    BundleError
+        With what to do instead.
+    """
+    around = next((folder for folder in Path(os.path.abspath(path)).parents if is_bundle(folder)), None)
+    if around:
+        raise BundleError(
+            f"{path} would be in the bundle {around}, which is read only: name a place outside it with -o"
         )
 
 

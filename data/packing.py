@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.bundle import is_bundle, read_bundle
+from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import BundleError, DamagedStore
 from data.layout import DTYPES, Part, Vectors, create, write_features
 from data.publish import rows_of
@@ -167,7 +167,10 @@ def refuse_folder(path: Path, source: Path) -> None:
     """
     if path.exists() and source.exists() and path.samefile(source):
         raise BundleError(f"{path} is what is to be packed: name another folder with -o")
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    refuse_inside(path)
+    if path.is_symlink():
+        raise BundleError(f"{path} is a link: name the folder that it leads to, or another with -o")
+    if path.exists() and not path.is_dir():
         raise BundleError(f"{path} is a file, and a bundle is a folder: name another with -o")
     if not path.exists() or not any(path.iterdir()):
         return

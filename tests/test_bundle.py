@@ -255,6 +255,23 @@ def test_the_store_may_be_packed_without_heads(work, tmp_path):
     assert "holds no head: fit one with" in refused("eval", tmp_path / "b", tmp_path / "b", cwd=work)
 
 
+def test_a_folder_store_becomes_one_file_with_each_content_once(tmp_path, stage):
+    store = tmp_path / "store"
+    store.mkdir()
+    for rows in (list(range(300)), list(range(200, 700))):
+        stage(store, rows)
+        publish(store, make_view(rows, name=f"toys{rows[0]}"), commands={SPEC.fingerprint: {}})
+    assert len(FeatureStore(store).part_paths()) == 2
+    which = ["--dataset", "toys200", "--dtype", "float16", "--without", "thumbnails"]
+    done = penult("pack", "store", "-o", "b", *which, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "b" / "features.h5").is_file()
+    bundle = FeatureStore(tmp_path / "b")
+    assert sorted(bundle.digests(SPEC.fingerprint).tolist()) == sorted(digest_of(i) for i in range(200, 700))
+    assert (FeatureStore(store).load(dataset="toys200").X.astype(np.float16) == bundle.load().X).all()
+    assert penult("verify", tmp_path / "b", "--sample", "0").returncode == 0
+
+
 def test_other_views_go_along_with_a_head_that_was_trained_on_them(work, tmp_path):
     shutil.copy(work / "f.h5", tmp_path / "f.h5")
     views = ["--views", "center", "flip"]
@@ -348,6 +365,8 @@ def test_nothing_but_a_bundle_is_replaced(work, tmp_path):
     (tmp_path / "file").write_text("mine")
     assert "exists and is no bundle: name another" in refused(*pack, "notes", cwd=tmp_path)
     assert "is a file, and a bundle is a folder" in refused(*pack, "file", cwd=tmp_path)
+    (tmp_path / "link").symlink_to(work / "plain")
+    assert "is a link: name the folder that it leads to" in refused(*pack, "link", cwd=tmp_path)
     bundle = copy_of(work, tmp_path)
     (bundle / "mine.txt").write_text("mine")
     assert "also holds mine.txt, which making it anew would lose" in refused(*pack, "plain", cwd=tmp_path)
@@ -356,7 +375,7 @@ def test_nothing_but_a_bundle_is_replaced(work, tmp_path):
     assert list(read_bundle(bundle).heads()) == ["lr"]  # the new one
     assert not (bundle / "heads" / "knn.head").exists()
     assert "is what is to be packed" in refused("pack", "plain", "-o", "plain", cwd=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "notes", "plain"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "notes", "plain"]
 
 
 def test_nothing_is_written_into_a_bundle(work, tmp_path):
@@ -364,6 +383,9 @@ def test_nothing_is_written_into_a_bundle(work, tmp_path):
     before = sorted(bundle.rglob("*"))
     assert "is a bundle, which is read only" in refused("extract", work / "pictures", "-o", bundle, *TINY, cwd=work)
     assert "is a bundle, which is read only" in refused("drop", bundle, "penultimate", cwd=work)
+    fit = ["fit", bundle, "--head", "lr", "-o", bundle / "heads" / "lr.head"]
+    assert f"lr.head would be in the bundle {bundle}, which is read only: name another place" in refused(*fit, cwd=work)
+    assert "would be in the bundle" in refused("pack", "f.h5", "lr.head", "-o", bundle / "more", cwd=work)
     with pytest.raises(BundleError, match="read only"):
         publish(bundle, make_view([1]), commands={})
     assert sorted(bundle.rglob("*")) == before
