@@ -210,9 +210,7 @@ def refuse_inside(path: Path) -> None:
     """
     around = next((folder for folder in Path(os.path.abspath(path)).parents if is_bundle(folder)), None)
     if around:
-        raise BundleError(
-            f"{path} would be in the bundle {around}, which is read only: name a place outside it with -o"
-        )
+        raise BundleError(f"{path} would be in the bundle {around}, which is read only: name another place with -o")
 
 
 def named_heads(heads: Sequence[str | Path], store: Path) -> list[Path]:
