@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 # Without a terminal a line every so often is enough to see that it lives; in seconds.
 _LINE_EVERY = 10.0
+# A line that is written over.
+_REDRAWN_EVERY = 0.2
 
 
 class Terminal(Protocol):
@@ -38,6 +40,11 @@ class PlainTerminal:
         """Show a line."""
         print(*texts, file=sys.stderr if self.stderr else sys.stdout, flush=True)
 
+    def show(self, line: str) -> None:
+        """Write over the last line of a terminal; elsewhere on standard error, begin a line."""
+        ends = ("\r", "\x1b[K") if sys.stderr.isatty() else ("", "\n")
+        print(ends[0] + line, end=ends[1], file=sys.stderr, flush=True)
+
 
 class ProgressDisplay:
     """Progress with rate, remaining time and skipped count: a bar on a terminal, plain lines elsewhere.
@@ -58,6 +65,7 @@ class ProgressDisplay:
         self._last_line = time.monotonic()
         self.count(self.what)
         self._bar = None
+        self._every = _REDRAWN_EVERY if self._is_overwritten else _LINE_EVERY
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -80,6 +88,8 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif isinstance(self.console, PlainTerminal) and sys.stderr.isatty():
+            self.console.show("")
 
     def count(self, what: str) -> None:
         """Begin to count something else."""
@@ -103,18 +113,28 @@ class ProgressDisplay:
                 rate=shown,
                 skipped=f"{skipped} skipped" if skipped else "",
             )
-        elif now - self._last_line >= _LINE_EVERY and done < total and rate > 0:
+        elif now - self._last_line >= self._every and done < total and rate > 0:
             self._last_line = now
             left = duration((total - done) / rate)
             tail = f", {skipped} skipped" if skipped else ""
-            self.console.print(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
+            self._line(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
 
     def remark(self, text: str) -> None:
         """Show how what is being done right now is coming on."""
         if self._bar is not None:
             self._bar.update(self._task, remark=text)
-        elif time.monotonic() - self._last_line >= _LINE_EVERY:
+        elif time.monotonic() - self._last_line >= self._every:
             self._last_line = time.monotonic()
+            self._line(text)
+
+    @property
+    def _is_overwritten(self) -> bool:
+        return isinstance(self.console, PlainTerminal) and sys.stderr.isatty()
+
+    def _line(self, text: str) -> None:
+        if isinstance(self.console, PlainTerminal):
+            self.console.show(text)
+        else:
             self.console.print(text)
 
 

@@ -155,6 +155,7 @@ def export_head(
     metadata[ABOUT] = json.dumps(about, sort_keys=True)
     if kind == ".onnx":
         content = with_metadata(content, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
     return Export(

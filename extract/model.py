@@ -41,13 +41,6 @@ class OnnxModel:
         The graph, where it is not a file of its own; `path` is then what messages call it.
     batch_size : int
         Pictures in a batch; 0 chooses.
-
-    Examples
-    --------
-    >>> from data.images import open_images
-    >>> model = OnnxModel("lr.onnx")  # doctest: +SKIP
-    >>> [found.label for found in model.predict(open_images("pictures"))]  # doctest: +SKIP
-    ['cat', 'dog']
     """
 
     def __init__(self, path: str | Path, content: bytes | None = None, batch_size: int = 0) -> None:

@@ -128,6 +128,7 @@ def write_int8(
         "accuracy_float32": float(costs[0].right.mean()),
     }
     content = with_metadata(graph, {**metadata, ABOUT: json.dumps(about, sort_keys=True)})
+    path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
     return cost

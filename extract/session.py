@@ -8,7 +8,7 @@ from data.errors import EngineError, MissingDependency, first_line
 OPSET = 17
 # What graphs call their input.
 PIXELS = "pixels"
-_INSTALL = "install it with `pip install onnxruntime`"
+_INSTALL = "install it with `pip install 'penult[predict]'`"
 
 
 def open_session(graph: bytes | Path, threads: int, title: str) -> Any:

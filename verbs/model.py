@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from verbs.arguments import Result
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from rich.console import Console
 
     from data.images import ImageSet
@@ -24,8 +22,8 @@ class _Measured:
 
     images: "ImageSet"
     split: str
-    rows: "npt.NDArray[np.intp]"
-    train: "npt.NDArray[np.intp]"
+    rows: list[int]
+    train: list[int]
 
 
 def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
@@ -46,7 +44,7 @@ def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
             plain,
             weights=arguments.weights,
             projections=projections,
-            pictures=Subset(measured.images, measured.rows.tolist()) if measured else None,
+            pictures=Subset(measured.images, measured.rows) if measured else None,
         )
         done = dataclasses.replace(done, path=str(path))
         cost = _quantise(arguments, console, measured, plain) if arguments.int8 and measured else None
@@ -59,8 +57,6 @@ def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
 
 
 def _measured(arguments: argparse.Namespace, classes: list[str]) -> _Measured:
-    import numpy as np
-
     from data.errors import StoreError
     from data.splits import measured_split
     from data.store import FeatureStore
@@ -69,17 +65,18 @@ def _measured(arguments: argparse.Namespace, classes: list[str]) -> _Measured:
     store = FeatureStore(arguments.measured)
     view = store.view(arguments.dataset)
     split = arguments.split or measured_split(store.splits(arguments.dataset))
-    rows = np.flatnonzero((view.splits == split) & (view.targets >= 0))
-    if not len(rows):
+    labelled = view.targets >= 0
+    rows: list[int] = ((view.splits == split) & labelled).nonzero()[0].tolist()
+    if not rows:
         known = ", ".join(store.splits(arguments.dataset)) or "none"
         raise StoreError(f"{view.name!r} has no labelled pictures in split {split!r} (it has {known}): name another")
-    foreign = sorted({view.classes[i] for i in np.unique(view.targets[rows])} - set(classes))
+    foreign = sorted({view.classes[i] for i in view.targets[rows].tolist()} - set(classes))
     if foreign:
         raise StoreError(
             f"split {split!r} of {view.name!r} has the class {foreign[0]!r}, which head {arguments.store} does not "
             "know: name the store that it was fitted on"
         )
-    return _Measured(image_set_of(view), split, rows, np.flatnonzero(view.splits == "train"))
+    return _Measured(image_set_of(view), split, rows, (view.splits == "train").nonzero()[0].tolist())
 
 
 def _components(arguments: argparse.Namespace, sources: Any) -> list[str]:
@@ -98,9 +95,9 @@ def _quantise(arguments: argparse.Namespace, console: "Console", measured: _Meas
 
     train = None
     if arguments.int8 == "static":
-        if not len(measured.train):
+        if not measured.train:
             raise StoreError(f"{arguments.measured} has no split train to calibrate on: export with --int8 dynamic")
-        train = Subset(measured.images, measured.train.tolist())
+        train = Subset(measured.images, measured.train)
     what, began = "pictures, by both models", False
 
     def told(done: int, total: int, unread: int) -> None:
@@ -111,7 +108,7 @@ def _quantise(arguments: argparse.Namespace, console: "Console", measured: _Meas
         display.update(done, total, unread)
 
     with ProgressDisplay(console, what) as display:
-        return write_int8(plain, Path(arguments.output), measured.images, measured.rows.tolist(), train, told)
+        return write_int8(plain, Path(arguments.output), measured.images, measured.rows, train, told)
 
 
 def _print_export(console: "Console", done: "Export", cost: "Cost | None") -> None:
@@ -162,7 +159,12 @@ def _print_cost(console: "Console", cost: "Cost", method: str, split: str) -> di
         f"  right or wrong differently: {changed} pictures (McNemar p = {result['p_value']:.3g}); "
         f"largest difference of a probability {cost.difference:.2f}"
     )
+    if result["p_value"] < 0.05 and cost.int8.right.sum() < cost.float32.right.sum():
+        console.print(
+            f"note: with {method} 8 bits it is worse, beyond chance: look at the accuracies before you use it"
+        )
     if cost.int8.milliseconds > cost.float32.milliseconds:
-        better = "" if method == "static" else ": --int8 static measures the ranges beforehand and is mostly faster"
-        console.print(f"note: it is smaller but slower here, {method} 8-bit convolutions being slow on CPUs{better}")
+        console.print(f"note: it is smaller and slower: {method} 8-bit convolutions are slow on this CPU")
+    if method == "dynamic":
+        console.print("note: compare --int8 static, whose ranges are measured beforehand (figures in docs/onnx.md)")
     return result
