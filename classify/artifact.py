@@ -21,6 +21,7 @@ from classify.rows import Rows
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
+from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import HeadError, MissingFile, first_line
 from data.predictions import Prediction
 from data.spec import FeatureSpec, Source, only
@@ -160,9 +161,12 @@ def save_head(
     """
     refuse_overwrite(path)
     samples = samples.labelled()
+    requests = [request] if isinstance(request, dict) else list(request)
+    files = [weights_file] if isinstance(weights_file, str) else list(weights_file)
+    sources = [Source(*source) for source in zip(samples.specs, requests, files, strict=True)]
     info = {
         "format": FORMAT_VERSION,
-        **_features(samples, request, weights_file),
+        **_features(sources, samples.widths),
         "kind": training.kind,
         "params": training.head.get_params(),
         "scale": _plain(training.head.scale_),
@@ -189,7 +193,47 @@ def save_head(
     arrays["scaler.mean"] = training.scaler.mean
     arrays["scaler.scale"] = training.scaler.scale
     arrays["train_keys"] = np.sort(_keys(samples.digests))
-    info["arrays"] = _arrays_digest(arrays)
+    _write(path, info, arrays)
+
+
+def save_projected(
+    path: Path, trained: TrainedHead, head: Head, scaler: Scaler, sources: Sequence[Source], widths: Sequence[int]
+) -> None:
+    """Write a head that was made to read other features from one that was trained; the rest of it stays as it was.
+
+    Parameters
+    ----------
+    path : Path
+        The file; an old one is replaced at once or not at all.
+    trained : TrainedHead
+        Where it came from: its classes, its training set and how its parameters were chosen.
+    head : Head
+        What reads the new features, once `scaler` has standardised them.
+    scaler : Scaler
+        Of the new features.
+    sources : sequence of Source
+        The new features.
+    widths : sequence of int
+        The length of each.
+
+    Raises
+    ------
+    DiskFull
+        If it does not fit.
+    """
+    kept = ("format", "kind", "params", "scale", "bias", "classes", "trained_on", "selection", "versions")
+    info = {
+        **{key: trained.info[key] for key in kept if key in trained.info},
+        **_features(sources, widths),
+        "projected_from": [spec.fingerprint for spec in trained.specs],
+    }
+    arrays = {f"head.{name}": array for name, array in head.state().items()}
+    arrays |= {"scaler.mean": scaler.mean, "scaler.scale": scaler.scale, "train_keys": trained.train_keys}
+    _write(path, info, arrays)
+
+
+def _write(path: Path, info: dict[str, Any], arrays: dict[str, Array]) -> None:
+    info = {**info, "arrays": _arrays_digest(arrays)}
     content = save(arrays, metadata={_KEY: json.dumps(info, sort_keys=True)})
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
@@ -202,7 +246,10 @@ def refuse_overwrite(path: Path) -> None:
     ------
     HeadError
         With another name as the next step.
+    BundleError
+        If it would be in a bundle.
     """
+    refuse_inside(path)
     if path.exists():
         try:
             old = load_head(path).kind
@@ -225,6 +272,9 @@ def load_head(path: Path) -> TrainedHead:
     HeadError
         If it is no head, is damaged, or is of a newer format.
     """
+    if is_bundle(path):
+        names = ", ".join(str(head) for head in read_bundle(path).heads().values()) or "but it holds none"
+        raise HeadError(f"{path} is a bundle: name a head of it, {names}")
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
     try:
@@ -321,25 +371,20 @@ def training_identity(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def _features(
-    samples: Samples, request: dict[str, Any] | Sequence[dict[str, Any]], weights_file: str | Sequence[str]
-) -> dict[str, Any]:
+def _features(sources: Sequence[Source], widths: Sequence[int]) -> dict[str, Any]:
     """Return what the metadata say of the features: of one as it always was, of several as a list."""
-    requests = [request] if isinstance(request, dict) else list(request)
-    files = [weights_file] if isinstance(weights_file, str) else list(weights_file)
     features = [
         {
-            "spec": json.loads(spec.canonical_json()),
-            "fingerprint": spec.fingerprint,
-            "request": asked,
-            "weights_file": file,
+            "spec": json.loads(source.spec.canonical_json()),
+            "fingerprint": source.spec.fingerprint,
+            "request": source.request,
+            "weights_file": source.weights_file,
         }
-        for spec, asked, file in zip(samples.specs, requests, files, strict=True)
+        for source in sources
     ]
     if len(features) == 1:
         return features[0]
-    widths = [{**feature, "width": width} for feature, width in zip(features, samples.widths, strict=True)]
-    return {"features": widths}
+    return {"features": [{**feature, "width": width} for feature, width in zip(features, widths, strict=True)]}
 
 
 def _arrays_digest(arrays: dict[str, Array]) -> str:

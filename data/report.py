@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.bundle import is_bundle
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
@@ -19,9 +20,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def is_store(path: Path) -> bool:
-    """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, or blocks of one."""
+    """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, a bundle, or blocks."""
     if path.is_dir():
-        return any(path.glob("*.h5")) or bool(staged_blocks(path))
+        return is_bundle(path) or any(path.glob("*.h5")) or bool(staged_blocks(path))
     if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
         return True
     if not path.is_file():

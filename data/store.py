@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import is_bundle, read_bundle, refuse_bundle
 from data.choice import choose_features, fingerprints_of, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
@@ -138,7 +139,7 @@ class FeatureInfo:
 
 
 class FeatureStore(Shown):
-    """A published store: one HDF5 file, or a folder of them read as one.
+    """A published store: one HDF5 file, a folder of them read as one, or a bundle.
 
     Parameters
     ----------
@@ -170,7 +171,10 @@ class FeatureStore(Shown):
         ------
         StoreError
             With a path to name instead.
+        BundleError
+            If it is a bundle, which nothing is written into.
         """
+        refuse_bundle(self.path)
         if self.path.is_dir() and not self.part_paths():
             inside = [name for name in os.listdir(self.path) if not name.startswith(".")]
             if inside:
@@ -180,7 +184,9 @@ class FeatureStore(Shown):
                 )
 
     def part_paths(self) -> list[Path]:
-        """Return the files that the store consists of, oldest first."""
+        """Return the files that the store consists of, oldest first; of a bundle the one that it names."""
+        if is_bundle(self.path):
+            return [read_bundle(self.path).features]
         return sorted(self.path.glob("*.h5")) if self.path.is_dir() else [self.path]
 
     def views(self) -> dict[str, View]:

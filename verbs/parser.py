@@ -15,6 +15,7 @@ from verbs import (
     finetune,
     fit,
     info,
+    pack,
     predict,
     verify,
 )
@@ -33,6 +34,7 @@ VERBS = {
     "info": info,
     "verify": verify,
     "export": export,
+    "pack": pack,
     "drop": drop,
     "demo": demo,
 }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbs.arguments import ENGINES, MOVED, Adder, Result, add_batch_size, add_device
+from verbs.arguments import ENGINES, MOVED, Adder, Result, add_batch_size, add_device, wrong_usage
 
 if TYPE_CHECKING:
     from data.images import Selection
@@ -26,9 +26,10 @@ _SHOWN, _SKIPPED = 200, 10
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `predict`."""
     # fmt: off
-    add("head", metavar="HEAD|MODEL.onnx", help="a head, whose network runs in torch or ONNX Runtime, or what `export` "
-        "made of one, which needs onnxruntime alone")
+    add("head", metavar="HEAD|MODEL.onnx|BUNDLE", help="a head, whose network runs in torch or ONNX Runtime, or what "
+        "`export` made of one or a bundle holds, which needs onnxruntime alone")
     add("images", metavar="IMAGES", nargs="+", help="pictures, or sources as for extract")
+    add("--head", dest="which", metavar="NAME", help="which head of a bundle (default: the first that was packed)")
     add("--csv", metavar="FILE", help="write path, label and every class's probability there, row by row (- is "
         "standard output)")
     add("--weights", action="append", default=[], metavar="FILE", help=MOVED + "; once for each network")
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace, console: "Terminal") -> Result:
 
     pictures = Selection([(source, open_source(source)) for source in arguments.images])
     said = _Said(arguments.json is not None)
+    _take_from_bundle(arguments, said)
     ask = _ask_model if Path(arguments.head).suffix == MODEL else _ask_head
     rows: PredictionFile | None = None
     try:
@@ -66,6 +68,25 @@ def run(arguments: argparse.Namespace, console: "Terminal") -> Result:
     if not said.count:
         print(f"penult: error: none of the {len(pictures)} pictures could be read: check the files", file=sys.stderr)
     return said.as_json(), 0 if said.count else 1
+
+
+def _take_from_bundle(arguments: argparse.Namespace, said: "_Said") -> None:
+    """Take the model of a bundle's head in the bundle's place, or the head where there is none or torch is wanted."""
+    from data.bundle import is_bundle, read_bundle
+
+    if not is_bundle(Path(arguments.head)):
+        if arguments.which:
+            wrong_usage("predict", f"--head is for bundles, and {arguments.head} is none")
+        return
+    bundle = read_bundle(Path(arguments.head))
+    head, names = bundle.head(arguments.which), list(bundle.heads())
+    if arguments.which is None and len(names) > 1:
+        said.notes.append(f"by {names[0]}, the first of {', '.join(names)}: name another with --head")
+    by_torch = arguments.engine == "torch" or arguments.device not in ("auto", "cpu") or arguments.weights
+    model = None if by_torch or arguments.projection else bundle.model(head["name"])
+    if model is None and not arguments.projection:
+        arguments.projection = [str(file) for file in bundle.components(head["name"])]
+    arguments.head = str(model or bundle.heads()[head["name"]])
 
 
 Found = tuple[list[str], "Iterator[Prediction | Unread]"]  # the classes, and what is said of each picture
