@@ -138,8 +138,9 @@ def _graphs(backbone: Backbone, path: Path) -> Iterator[bytes]:
 
 
 def _key(backbone: Backbone) -> str:
-    """Return a name for the graph: everything that decides it."""
-    specs = [dataclasses.replace(spec, view="center", decoder="") for spec in backbone.specs]
+    """Return a name for the graph: everything that decides it, which how pictures come to its input does not."""
+    pixels: dict[str, Any] = {"resize": 0, "fit": "", "interpolation": "", "color": "", "view": "", "decoder": ""}
+    specs = [dataclasses.replace(spec, **pixels) for spec in backbone.specs]
     parts = [_EXPORT, _OPSET, torch.__version__, *(spec.canonical_json() for spec in specs)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

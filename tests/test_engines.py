@@ -289,7 +289,8 @@ def test_a_graph_is_exported_once_and_kept(monkeypatch, empty_cache, resnet, pho
 
 
 def test_graphs_of_other_networks_sizes_and_pixels_are_apart_and_views_share_one(empty_cache, resnet):
-    for changes in ({}, {"view": "flip"}, {"decoder": "draft"}):
+    of_pixels: dict[str, object] = {"resize": 300, "fit": "pad", "interpolation": "nearest"}
+    for changes in ({}, {"view": "flip"}, {"decoder": "draft"}, of_pixels):
         other = Backbone(resnet.network, (dataclasses.replace(resnet.spec, **changes),))
         OnnxEngine(other, 4, 1, 1)
         assert len(list(empty_cache.iterdir())) == 1
