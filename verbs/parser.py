@@ -16,6 +16,7 @@ from verbs import (
     fit,
     info,
     predict,
+    probe_preprocess,
     verify,
 )
 from verbs.arguments import Adder
@@ -31,6 +32,7 @@ VERBS = {
     "finetune": finetune,
     "depth": depth,
     "info": info,
+    "probe-preprocess": probe_preprocess,
     "verify": verify,
     "export": export,
     "drop": drop,
