@@ -87,31 +87,27 @@ def draw_comparison(path: Path, found: Comparison, title: str) -> None:
     MissingDependency
         If matplotlib is not installed.
     """
-    rows = found.entries[1:]
+    rows = found.entries
     with Canvas(path, 1, height=max(4.4, 2.6 + 0.62 * len(rows))) as (_, (axes,)):
         axes.set_title(printable(title))
         axes.axvline(0, color=INK, linewidth=1.4, zorder=1)
         for i, entry in enumerate(rows):
             low, high = (100 * value for value in entry.reach)
-            colour = {"better": BLUE, "worse": ORANGE}.get(entry.verdict, QUIET)
+            colour = {OWN: INK, "better": BLUE, "worse": ORANGE}.get(entry.verdict, QUIET)
             axes.plot([low, high], [i, i], color=colour, linewidth=3, alpha=0.5, solid_capstyle="butt")
             axes.plot([100 * entry.difference], [i], color=colour, marker="o", markersize=9)
             if i and entry.factor != rows[i - 1].factor:
                 axes.axhline(i - 0.5, color=GRID, linewidth=1)
-            text = f"{entry.accuracy:.3f}   {milliseconds(entry.milliseconds)}"
             axes.annotate(
-                text, (1.01, i), xycoords=("axes fraction", "data"), va="center", color=colour, annotation_clip=False
+                f"{entry.accuracy:.3f}   {milliseconds(entry.milliseconds)}",
+                (1.01, i),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                color=colour,
+                annotation_clip=False,
             )
-        own = found.own
-        axes.annotate(
-            f"own: {own.accuracy:.3f}   {milliseconds(own.milliseconds)}",
-            (1.01, -0.85),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            color=INK,
-            annotation_clip=False,
-        )
-        axes.set_yticks(range(len(rows)), [f"{_WORDS[entry.factor]}: {entry.name}" for entry in rows])
+        names = [_WORDS[e.factor] if e.factor == OWN else f"{_WORDS[e.factor]}: {e.name}" for e in rows]
+        axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("accuracy points against the network's own preprocessing, with 95% interval")
         axes.grid(axis="y", visible=False)
@@ -132,5 +128,5 @@ def _points(entry: Entry) -> str:
 
 def _rounded(n: int) -> int:
     """Return a number to two digits."""
-    scale = 10 ** max(len(str(n)) - 2, 0)
+    scale: int = 10 ** max(len(str(n)) - 2, 0)
     return round(n / scale) * scale
