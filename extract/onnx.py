@@ -20,6 +20,7 @@ from data.errors import EngineError, MissingDependency, first_line
 from data.staging import write_atomically
 from extract.backbones import Backbone
 from extract.decode import Pixels
+from extract.places import graph_folder
 
 _OPSET = 17
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.
@@ -74,14 +75,6 @@ class OnnxEngine:
             ) from error
 
 
-def cache_folder() -> Path:
-    """Return where exported graphs are kept: ``$PENULT_CACHE``, else the user's cache folder."""
-    named = os.environ.get("PENULT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
-
-
 class _Exported(nn.Module):
     """A network from uint8 pictures (B, H, W, C): normalisation is a part of the graph."""
 
@@ -111,7 +104,7 @@ def _session(backbone: Backbone, threads: int) -> Any:
     options.log_severity_level = 3  # errors; warnings are of graph optimisations
     # threads that spin while they wait would take the cores from decoding
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = cache_folder() / "onnx" / f"{_key(backbone)}.graph"
+    path = graph_folder() / "onnx" / f"{_key(backbone)}.graph"
     for graph in _graphs(backbone, path):
         try:
             return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -154,6 +154,11 @@ def _torchvision_weights(arch: str, weights: str) -> Any:
     return sets.__members__.get("IMAGENET1K_V1", sets.DEFAULT)
 
 
+def find_checkpoint(arch: str) -> str:
+    """Return the name of the file in the hub's cache that holds a torchvision network's default weights."""
+    return str(_torchvision_weights(arch, "default").url).rpartition("/")[2]
+
+
 def _timm(arch: str) -> tuple[Any, FeatureSpec]:
     import timm
     from timm.data.config import resolve_data_config

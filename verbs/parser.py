@@ -8,6 +8,7 @@ from verbs import (
     compare,
     demo,
     depth,
+    doctor,
     drop,
     eval,
     export,
@@ -36,6 +37,7 @@ VERBS = {
     "verify": verify,
     "export": export,
     "drop": drop,
+    "doctor": doctor,
     "demo": demo,
 }
 
