@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from data.terminal import duration, printable, size
-from extract.doctor import Examination, Job
+from extract.doctor import Examination
+from extract.estimate import Job
 
 # What most questions are about comes first.
 _FIRST = ("python", "penult", "torch", "torchvision", "timm", "onnx", "onnxruntime")
@@ -33,7 +34,10 @@ def print_examination(console: Console, found: Examination) -> None:
     if found.job is not None:
         for i, line in enumerate(_job(found.job, found.failed.get("job", ""))):
             table.add_row("" if i else "this job", printable(line))
-    console.print(table)
+    with console.capture() as page:
+        console.print(table)
+    # to be pasted: without the blanks that fill a table's last column
+    console.out("\n".join(line.rstrip() for line in page.get().splitlines()), highlight=False)
     console.print()
     for problem in found.problems:
         console.print(f"problem: {printable(problem.problem)}\n   next: {printable(problem.step)}")
@@ -53,9 +57,8 @@ def _versions(found: Examination) -> list[str]:
     if held["pillow"]:
         turbo = held["libjpeg-turbo"]
         said["pillow"] = f"{held['pillow']} ({'libjpeg-turbo ' + turbo if turbo else 'without libjpeg-turbo'})"
-    libraries = [
-        f"{b['library']} {b['version']} with {_n(b['threads'], 'thread')}" for b in found.facts.get("blas") or []
-    ]
+    blas = found.facts.get("blas") or []
+    libraries = [f"{one['library']} {one['version']} with {_n(one['threads'], 'thread')}" for one in blas]
     if libraries:
         said["numpy"] = f"{held['numpy']} ({', '.join(libraries)})"
     rest = [name for name in said if name not in (*_FIRST, "hdf5", "libjpeg-turbo")]
@@ -106,10 +109,8 @@ def _devices(found: Examination) -> list[str]:
     lines = []
     for device in held:
         if "name" in device:
-            lines.append(
-                f"{device['device']}: {device['name']}, {size(device['memory_free'])} of {size(device['memory'])} free, "
-                f"capability {device['capability']}"
-            )
+            memory = f"{size(device['memory_free'])} of {size(device['memory'])} free"
+            lines.append(f"{device['device']}: {device['name']}, {memory}, capability {device['capability']}")
         else:
             lines.append(device["device"])
     build = found.facts["torch"]["cuda_build"] if found.facts.get("torch") else None
@@ -122,9 +123,10 @@ def _speed(found: Examination) -> list[str]:
         if "reason" in engine:
             lines.append(f"{engine['engine']}: {engine['reason']}")
         else:
+            on = f" ({engine['device']})" if ":" in engine["device"] else ""
             lines.append(
-                f"{engine['engine']} ({engine['device']}), {engine['precision']}: {engine['images_per_second']:,.0f} "
-                "pictures/s through efficientnet_lite0 (warm, median)"
+                f"{engine['engine']}{on}, {engine['precision']}: {engine['images_per_second']:,.0f} pictures/s through "
+                "efficientnet_lite0 (warm, median)"
             )
     lines += _failed(found, "engines")
     decoding = found.facts.get("decoding")
@@ -174,12 +176,13 @@ def _job(job: Job, failed: str) -> list[str]:
         return [*lines, f"time, size and memory were not measured: {failed}"]
     low, high = estimate.range
     dims = " + ".join(f"{dim:,}" for dim in estimate.dims)
+    free = f", and {size(job.free)} are free here" if job.free is not None else ""
     lines += [
-        f"time: {duration(estimate.seconds)} ({duration(low)} to {duration(high)}): {duration(estimate.start_seconds)} to "
-        f"start, then {estimate.milliseconds:.3g} ms a picture, measured on {estimate.measured:,} of them "
-        f"({', '.join(dict.fromkeys(estimate.engines))})",
-        f"store: {size(estimate.store_bytes)}, {dims} float32 a picture; {size(estimate.disk_bytes)} while it is written"
-        + (f", {size(job.free)} are free here" if job.free is not None else ""),
+        f"time: {duration(estimate.seconds)} ({duration(low)} to {duration(high)}): "
+        f"{duration(estimate.start_seconds)} to start, then {estimate.milliseconds:.3g} ms a picture, measured on "
+        f"{estimate.measured:,} of them ({', '.join(dict.fromkeys(estimate.engines))})",
+        f"store: {size(estimate.store_bytes)}, {dims} float32 a picture; {size(estimate.disk_bytes)} while it is "
+        f"written{free}",
     ]
     if estimate.memory_bytes:
         lines.append(f"memory: {size(estimate.memory_bytes)} at most, as the sample had it")

@@ -141,6 +141,43 @@ class Estimate:
         return low, high
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """An extraction before it starts.
+
+    Parameters
+    ----------
+    source : str
+        As it was named.
+    pictures, classes : int
+    splits : dict of str to int
+    glance : Glance
+    estimate : Estimate or None
+        None where it could not be measured.
+    free : int or None
+        Bytes on the disk of the working folder.
+    """
+
+    source: str
+    pictures: int
+    classes: int
+    splits: dict[str, int]
+    glance: Glance
+    estimate: Estimate | None
+    free: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the job as `doctor IMAGES --json` prints it."""
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        estimate = self.estimate
+        told = estimate and {
+            **vars(estimate),
+            "seconds": round(estimate.seconds, 1),
+            "seconds_range": [round(value, 1) for value in estimate.range],
+        }
+        return {**own, "glance": vars(self.glance), "estimate": told}
+
+
 def draw(images: ImageSet, seed: int = 0) -> ImageSet:
     """Return as many pictures as `measure_job` may want, drawn by seed."""
     return images.take(np.random.default_rng(seed).permutation(len(images))[: _FIRST + _PARTS * _MOST])

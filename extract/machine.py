@@ -67,6 +67,10 @@ class Extra:
         """What to type to have it."""
         return f"pip install 'penult[{self.name}]'" if self.name else "pip install --upgrade penult"
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `doctor --json` prints it."""
+        return {**vars(self), "complete": self.complete, "command": self.command}
+
 
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, Penult and what it stands on; None of packages that are not installed."""
