@@ -60,7 +60,7 @@ def run_apart(function: Callable[..., Facts], *arguments: Any, seconds: float) -
             if not name:
                 return Answer(found, value)
             found[name] = value
-        return Answer(found, f"it was not done after {seconds:.0f} s")
+        return Answer(found, f"it was not done after {seconds:.0f} s: give it more with --seconds")
     except EOFError:
         process.join()
         return Answer(found, f"its process ended by itself (exit code {process.exitcode})")

@@ -105,7 +105,7 @@ def _devices(found: Examination) -> list[str]:
     driver = (found.facts.get("machine") or {}).get("nvidia_driver")
     tail = [f"NVIDIA driver {driver}"] if driver else []
     if held is None:
-        return [", ".join(["not known to PyTorch: see speed", *tail])]
+        return [", ".join(["what PyTorch sees is not known: see speed", *tail])]
     lines = []
     for device in held:
         if "name" in device:

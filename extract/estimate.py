@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from data.errors import ImageSetError
 from data.images import ImageSet
+from data.layout import BLOCK_ROWS
 from extract.apart import Facts
 from extract.decode import pillow_settings
 from extract.flow import SAMPLE, available_cores, decoding, flow
@@ -28,8 +29,8 @@ from extract.wanted import Wanted
 _HEADERS, _HEADER_SECONDS = 1000, 2.0
 # Pictures of a part of the sample: their seconds are measured part by part, to see how much they differ.
 _PARTS, _FIRST, _FEWEST, _MOST = 3, 8, 8, 256
-# Bytes of a picture beside its vectors: digests of row and picture, class, split, size and time; its path comes on top.
-_ROW = 64 + 64 + 4 + 8 + 16
+# Bytes of a vector's digest; of a picture's digest, class, split, size and time, to which its path comes.
+_DIGEST, _ROW = 64, 64 + 4 + 8 + 16
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -278,11 +279,12 @@ class _Job:
 
 def _at_hand(wanted: Wanted, spare: str, notes: list[str]) -> Wanted:
     """Return a network with weights that are here; graphs of random ones are exported into a spare folder."""
-    if wanted.weights != "default" or has_weights(wanted.backbone):
+    if has_weights(wanted.backbone, wanted.weights):
         return wanted
     os.environ["PENULT_CACHE"] = spare  # of this process, which ends with the measurement
-    notes.append(f"the weights of {wanted.backbone} are not on this machine and extract will fetch them: measured with "
-                 "random ones")  # fmt: skip
+    notes.append(
+        f"the weights of {wanted.backbone} are not on this machine, and extract will fetch them: measured with random ones"
+    )
     return dataclasses.replace(wanted, weights="random")
 
 
@@ -321,9 +323,10 @@ def _start(
 
 
 def _store_bytes(sample: ImageSet, pictures: int, dims: Sequence[int]) -> int:
-    """Return about how large a store gets: float32 vectors with their digests, and one image set."""
+    """Return about how large a store gets: float32 vectors in whole blocks, their digests, and one image set."""
     path = max(len(os.fsencode(path)) for path in sample.paths)
-    return pictures * (sum(4 * dim + 64 for dim in dims) - 64 + _ROW + path)
+    rows = -(-pictures // BLOCK_ROWS) * BLOCK_ROWS
+    return rows * 4 * sum(dims) + pictures * (_DIGEST * len(dims) + _ROW + path)
 
 
 def _peak_memory() -> int:

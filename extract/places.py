@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import MissingDependency
-from extract.zoo import DEFAULT_BACKBONE, find_checkpoint, packaged_file, resolve_name
+from extract.zoo import DEFAULT_BACKBONE, checkpoint_name, is_file, packaged_file, resolve_name
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -77,7 +77,7 @@ def cached_networks() -> list[str]:
     found = [DEFAULT_BACKBONE] if _is_packaged() else []
     kept = set(os.listdir(torch_folder())) if torch_folder().is_dir() else set()
     for arch in models.list_models(module=models) if kept else []:
-        if find_checkpoint(arch) in kept:
+        if checkpoint_name(arch) in kept:
             found.append(arch)
     for folder in sorted(hub_folder().glob("models--timm--*")):
         if any(next(folder.glob(f"snapshots/*/{name}"), None) for name in _WEIGHTS):
@@ -85,8 +85,8 @@ def cached_networks() -> list[str]:
     return found
 
 
-def has_weights(backbone: str) -> bool:
-    """Whether a network's own weights are on this machine.
+def has_weights(backbone: str, weights: str = "default") -> bool:
+    """Whether a network's weights, as `extract.backbones.open_backbone` takes them, need not be fetched.
 
     Raises
     ------
@@ -96,10 +96,12 @@ def has_weights(backbone: str) -> bool:
         If torch, torchvision or timm is not installed.
     """
     library, arch = resolve_name(backbone)
+    if weights == "random" or is_file(weights):
+        return True
     if (library, arch.split(".")[0]) == ("timm", "tf_efficientnet_lite0") and _is_packaged():
         return True
     if library == "torchvision":
-        return (torch_folder() / find_checkpoint(arch)).is_file()
+        return (torch_folder() / checkpoint_name(arch, weights)).is_file()
     import huggingface_hub
     import timm
 

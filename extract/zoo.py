@@ -154,9 +154,9 @@ def _torchvision_weights(arch: str, weights: str) -> Any:
     return sets.__members__.get("IMAGENET1K_V1", sets.DEFAULT)
 
 
-def find_checkpoint(arch: str) -> str:
-    """Return the name of the file in the hub's cache that holds a torchvision network's default weights."""
-    return str(_torchvision_weights(arch, "default").url).rpartition("/")[2]
+def checkpoint_name(arch: str, weights: str = "default") -> str:
+    """Return the name of the file in the hub's cache that holds weights of a torchvision network."""
+    return str(_torchvision_weights(arch, weights).url).rpartition("/")[2]
 
 
 def _timm(arch: str) -> tuple[Any, FeatureSpec]:
