@@ -283,7 +283,8 @@ def _at_hand(wanted: Wanted, spare: str, notes: list[str]) -> Wanted:
         return wanted
     os.environ["PENULT_CACHE"] = spare  # of this process, which ends with the measurement
     notes.append(
-        f"the weights of {wanted.backbone} are not on this machine, and extract will fetch them: measured with random ones"
+        f"the weights of {wanted.backbone} are not on this machine, and extract will fetch them: measured with random "
+        "ones"
     )
     return dataclasses.replace(wanted, weights="random")
 
