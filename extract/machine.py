@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -150,10 +151,7 @@ def strangers() -> list[str]:
 def free_bytes(path: Path) -> int | None:
     """Return how much fits on the disk of a path, which need not exist; None where that cannot be told."""
     nearest = next((p for p in (path, *path.absolute().parents) if p.exists()), None)
-    if nearest is None or not hasattr(os, "statvfs"):
-        return None
-    disk = os.statvfs(nearest)
-    return disk.f_bavail * disk.f_frsize
+    return shutil.disk_usage(nearest).free if nearest is not None else None
 
 
 def _requirements() -> list[str]:
