@@ -33,17 +33,19 @@ def work(tmp_path_factory):
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
     import verbs.arguments
     from classify.heads import HEADS
+    from extract.backbones import COLORS, FITS
     from extract.engines import ENGINES, PRECISIONS
 
     assert tuple(HEADS) == verbs.arguments.HEADS
     assert ("auto", *ENGINES) == verbs.arguments.ENGINES
     assert PRECISIONS == verbs.arguments.PRECISIONS
+    assert (tuple(FITS), set(COLORS)) == (verbs.arguments.FITS, set(verbs.arguments.COLORS))
 
 
 def test_help_names_every_verb_and_how_to_start():
     text = penult("--help").stdout
     for verb in VERBS:
-        assert f"\n    {verb} " in text
+        assert f"\n    {verb}" in text
         assert penult(verb, "--help").returncode == 0
     assert "penult demo" in text
 

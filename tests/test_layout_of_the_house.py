@@ -93,6 +93,8 @@ def test_every_file_says_what_it_owns():
         ("extract.extractor, extract.engines, extract.embed, extract.recheck", "onnxruntime"),
         ("extract.extractor, extract.report, extract.decode", "pillow_heif"),
         ("extract.survey, extract.statistics, extract.survey_report, extract.gallery", "torch"),
+        ("extract.doctor, extract.doctor_report, extract.ways, extract.sampling", "torch"),
+        ("classify.preprocessing, classify.preprocessing_report", "torch"),
         ("extract.extractor, extract.engines, extract.cluster, extract.raylink", "ray"),
         ("pipeline, verbs.parser", "numpy"),
     ],

@@ -8,6 +8,7 @@ from verbs import (
     compare,
     demo,
     depth,
+    doctor,
     drop,
     eval,
     export,
@@ -17,6 +18,7 @@ from verbs import (
     info,
     pack,
     predict,
+    probe_preprocess,
     verify,
 )
 from verbs.arguments import Adder
@@ -32,10 +34,12 @@ VERBS = {
     "finetune": finetune,
     "depth": depth,
     "info": info,
+    "probe-preprocess": probe_preprocess,
     "verify": verify,
     "export": export,
     "pack": pack,
     "drop": drop,
+    "doctor": doctor,
     "demo": demo,
 }
 
