@@ -130,7 +130,7 @@ class DepthSearch:
             raise TrainingError("no picture is held out to choose the depth by: use --keep best")
         candidates = candidates_of(ready.operated, lambda frozen, room: tuner.cut(ready, frozen, room), self.depths)
         plan = plan_rungs(len(candidates), self.budget, self.epochs)
-        tuner = dataclasses.replace(tuner, strategy=dataclasses.replace(tuner.strategy, epochs=plan[-1][1]))
+        ready = dataclasses.replace(ready, strategy=dataclasses.replace(ready.strategy, epochs=plan[-1][1]))
         kept, extracted = tuner.keep(ready, [candidate.cut for candidate in candidates])
         race = _Race(self, tuner, ready, kept, plan)
         race.run(candidates)
@@ -212,7 +212,7 @@ class _Race:
         """Return how a depth is trained."""
         n = len(self.ready.operated.stages)
         mode = "full" if not frozen else "head" if frozen > n else "partial"
-        return dataclasses.replace(self.tuner.strategy, mode=mode, freeze=frozen if mode == "partial" else 0)
+        return dataclasses.replace(self.ready.strategy, mode=mode, freeze=frozen if mode == "partial" else 0)
 
     def finish(self, candidate: Candidate, save: bool) -> Floats:
         """Return the winner's scores of the pictures that measure; write it; remove what is no longer needed."""

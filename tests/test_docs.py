@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, age, draw, penult
 
-from pipeline import build_parser
+from verbs.parser import build_parser
 
 sys.path.insert(0, str(ROOT / "docs"))
 from make_api import PAGE, reference
