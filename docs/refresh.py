@@ -3,7 +3,8 @@
 Fences marked `sh` hold commands, one a line; fences marked `console` hold commands after `$ ` and what each printed,
 which this replaces. Both run in their order in one folder, so a page reads as one session.
 
-    python docs/refresh.py docs/tutorial.md --work /tmp/tutorial
+    python docs/refresh.py docs/tutorial.md
+    python docs/refresh.py docs/tutorial.md --work tutorial --only report
 """
 
 import argparse
@@ -54,11 +55,21 @@ def fences(page: str) -> list[Fence]:
     return [Fence(found[1], found[2], found.start(2), found.end(2)) for found in _FENCE.finditer(page)]
 
 
-def refresh(page: str, folder: Path) -> str:
-    """Run a page's commands in a folder and return the page with what they printed."""
+def refresh(page: str, folder: Path, only: str = "") -> str:
+    """Run a page's commands in a folder and return the page with what they printed.
+
+    Parameters
+    ----------
+    page : str
+        Its text.
+    folder : Path
+        Where the commands run.
+    only : str
+        Run only blocks in which this regular expression is found, in a folder that has what they need.
+    """
     pieces, done = [], 0
     for fence in fences(page):
-        if fence.language not in ("sh", "console"):
+        if fence.language not in ("sh", "console") or not re.search(only, fence.text):
             continue
         printed = [(command, _run(command, folder)) for command in fence.commands()]
         if fence.language == "console":
@@ -91,12 +102,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--work", type=Path, help="folder to run in, kept (default: a new one for each page)")
+    parser.add_argument("--only", default="", metavar="REGEX", help="blocks to run (default: all)")
     arguments = parser.parse_args()
     for page in arguments.pages:
         with tempfile.TemporaryDirectory() as spare:
             folder = arguments.work or Path(spare)
             folder.mkdir(parents=True, exist_ok=True)
-            page.write_text(refresh(page.read_text(), folder))
+            page.write_text(refresh(page.read_text(), folder, arguments.only))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, age, draw, penult
 
-from verbs.parser import build_parser
+from verbs.parser import VERBS, build_parser
 
 sys.path.insert(0, str(ROOT / "docs"))
 from make_api import PAGE, reference
@@ -35,14 +35,14 @@ WAITS = (
     r"bundle\.h5",
     r"penult doctor",
     r"penult probe-preprocess",
-    r"penult completion",
 )
 # What needs more than this machine: command -> the test that runs its like.
 ELSEWHERE = {
     r" --ray": "tests/test_cluster.py",
     r"s3://": "tests/test_remote.py",
     r"torchvision:CIFAR10": "tests/test_datasets.py",
-    r"^penult demo": "tests/test_cli.py",
+    r"^penult demo": "tests/test_heads.py",
+    r"^penult completion": "tests/test_completion.py",
 }
 # Commands of other tools that pages name.
 NOT_OURS = (
@@ -50,7 +50,6 @@ NOT_OURS = (
     r"\.ci/run",
     r"ray (start|up|job submit) .*",
     r"head -\d+ \S+",
-    r"echo '.*' >> ~/\S+",
 )
 # The networks of the pages that this test has no weights for, or no time, and a small one for each.
 SMALL = {
@@ -93,6 +92,13 @@ def help_of(script: str) -> str:
     return done.stdout
 
 
+def unknown_options(words: list[str]) -> list[str]:
+    """Return the options of a command that its verb does not have."""
+    (verbs,) = [action for action in build_parser()._actions if action.choices]
+    known = verbs.choices[words[0]]._option_string_actions
+    return [word for word in words if re.match(r"--?[a-z]", word) and word not in known]
+
+
 def parses(words: list[str]) -> str:
     """Return what our own parser has against a command."""
     said = io.StringIO()
@@ -101,11 +107,17 @@ def parses(words: list[str]) -> str:
     return said.getvalue()
 
 
-def check(command: str) -> None:
-    """Check that a command is one that could run: of ours, of make, of a benchmark, of pip."""
-    words = shlex.split(command.split(" | ")[0], comments=True)
+def check(command: str, *, whole: bool = True) -> None:
+    """Check that a command is one that could run: of ours, of make, of a benchmark, of pip.
+
+    Prose may leave out what a command needs, but must not name what it does not have.
+    """
+    words = shlex.split(re.split(r" [|>] ", command)[0], comments=True)
     if words[0] == "penult":
-        assert parses(words[1:]) == "", command
+        said = parses(words[1:])
+        assert said == "" or (not whole and "the following arguments are required" in said), (command, said)
+        if words[1] in VERBS:
+            assert unknown_options(words[1:]) == [], command
     elif words[0] == "make":
         for target in words[1:]:
             assert f"\n{target}: " in (ROOT / "Makefile").read_text(), command
@@ -214,9 +226,10 @@ def test_the_commands_of_a_page_work_in_their_order(page, folder):
 
 @pytest.mark.parametrize("page", TEXT)
 def test_every_command_of_a_page_is_one_that_exists(page):
-    for command in [*commands(page), *inline(page)]:
+    in_fences = commands(page)
+    for command in [*in_fences, *inline(page)]:
         if not waits(command):
-            check(command)
+            check(command, whole=command in in_fences)
         if elsewhere(command):
             assert (ROOT / elsewhere(command)).exists()
 

@@ -6,6 +6,7 @@ from verbs import (
     advise,
     audit,
     compare,
+    completion,
     demo,
     depth,
     drop,
@@ -35,6 +36,7 @@ VERBS = {
     "export": export,
     "drop": drop,
     "demo": demo,
+    "completion": completion,
 }
 
 
