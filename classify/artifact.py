@@ -211,6 +211,8 @@ def refuse_overwrite(path: Path) -> None:
     HeadError
         With another name as the next step.
     """
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a file, such as {path / 'lr.head'}")
     if path.exists():
         try:
             old = load_head(path).kind
@@ -233,6 +235,8 @@ def load_head(path: Path) -> TrainedHead:
     HeadError
         If it is no head, is damaged, or is of a newer format.
     """
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a head's file")
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 # Lines of progress, which come where a machine is slow.
-_PROGRESS = re.compile(r"^\d+ of \d+ \w+.*(/s|left)", flags=re.ASCII)
+_PROGRESS = re.compile(r"^\d+ of \d+ [\w ,]+(, .*/s, .* left.*)?$|^step \d+, gap ")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _run(command: str, folder: Path) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    lines = [line.rstrip() for line in done.stdout.replace(f"{folder.resolve()}/", "").splitlines()]
     text = "\n".join(line for line in lines if not _PROGRESS.match(line)).strip("\n")
     if done.returncode:
         raise SystemExit(f"{command}\n{text}\nended with {done.returncode}")

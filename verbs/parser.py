@@ -20,6 +20,7 @@ from verbs import (
     verify,
 )
 from verbs.arguments import Adder
+from verbs.usage import Parser
 
 VERBS = {
     "extract": extract,
@@ -42,7 +43,7 @@ VERBS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="penult",
         description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
         "honest classifiers on them in seconds.",
