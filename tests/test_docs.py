@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import io
 import json
 import re
@@ -32,7 +33,7 @@ WAITS = (
     r"--relabel",
     r"penult (export|predict) .*\.onnx",
     r"penult pack ",
-    r"bundle\.h5",
+    r"\bbundle\b",
     r"penult doctor",
     r"penult probe-preprocess",
 )
@@ -147,11 +148,13 @@ def small(command: str) -> str:
         command = re.sub(rf"(?<=[ =]){name}\b(?!\.)", instead, command)
     command = re.sub(r"--epochs \d+", "--epochs 1", command)
     command = re.sub(r"--budget \d+", "--budget 1", command)
+    command = re.sub(r"--pca \d+", "--pca 4", command)
     command = command.replace(" --init rows", "")  # random weights know no class
     command = re.sub(r"--input-size \d+", "--input-size 32", command)
     command = re.sub(r"--repeats \d+", "--repeats 2", command)
-    if command.startswith(("penult extract", "penult finetune", "penult depth")):
-        pictures = command.startswith("penult extract") or not command.split()[2].endswith(".h5")
+    verb, source = command.split()[1:3] if len(command.split()) > 2 else ("", "")
+    if verb in ("extract", "finetune", "depth", "doctor", "probe-preprocess"):
+        pictures = verb == "extract" or not source.endswith(".h5")
         if "--backbone" not in command and pictures and "--weights" not in command:
             command += f" --backbone {SMALL['efficientnet_lite0']}"
         if "--weights" not in command and pictures:
@@ -177,6 +180,9 @@ def folder(tmp_path):
     paint(tmp_path / "hotdog_kaggle", {"hot_dog": 0, "not_hot_dog": 1}, {"train": 8, "test": 4})
     for i in range(2):
         draw(tmp_path / "new-pictures" / f"{i}.png", 900 + i, i)
+    odd = tmp_path / "pictures/train/cat/000.png"
+    digest = hashlib.sha256(odd.read_bytes()).hexdigest()
+    (tmp_path / "corrections.csv").write_text(f"path,digest,label,corrected\ntrain/cat/000.png,{digest},cat,dog\n")
     age(tmp_path)
     return tmp_path
 

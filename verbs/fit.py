@@ -93,9 +93,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             else:
                 found = [fitting.fit(arguments.head, Path(arguments.output))]
         except KeyboardInterrupt:
-            some = (
-                f"heads that were finished are in {arguments.output}" if arguments.head == "all" else "none was written"
-            )
+            some = f"finished heads are in {arguments.output}" if arguments.head == "all" else "none was written"
             raise KeyboardInterrupt(f"interrupted: {some}; the same command starts anew") from None
     for fitted in found if arguments.head != "all" else []:
         print_training(console, fitted)
