@@ -250,6 +250,8 @@ def refuse_overwrite(path: Path) -> None:
         If it would be in a bundle.
     """
     refuse_inside(path)
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a file, such as {path / 'lr.head'}")
     if path.exists():
         try:
             old = load_head(path).kind
@@ -275,6 +277,8 @@ def load_head(path: Path) -> TrainedHead:
     if is_bundle(path):
         names = ", ".join(str(head) for head in read_bundle(path).heads().values()) or "but it holds none"
         raise HeadError(f"{path} is a bundle: name a head of it, {names}")
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a head's file")
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
     try:

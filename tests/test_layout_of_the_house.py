@@ -19,7 +19,7 @@ ALLOWED = {
     "classify": {"data", "classify", "sklearn", "scipy", "joblib", "threadpoolctl", "safetensors", "PIL", "matplotlib"}
     | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
-    "verbs": {"data", "extract", "classify", "finetune", "verbs", "rich"},
+    "verbs": {"data", "extract", "classify", "finetune", "verbs", "rich", "shtab"},
 }
 H5PY = {"layout.py", "views.py"}
 # Files that may import more than their package.

@@ -6,6 +6,7 @@ from verbs import (
     advise,
     audit,
     compare,
+    completion,
     demo,
     depth,
     doctor,
@@ -22,6 +23,7 @@ from verbs import (
     verify,
 )
 from verbs.arguments import Adder
+from verbs.usage import Parser
 
 VERBS = {
     "extract": extract,
@@ -41,12 +43,13 @@ VERBS = {
     "drop": drop,
     "doctor": doctor,
     "demo": demo,
+    "completion": completion,
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="penult",
         description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
         "honest classifiers on them in seconds.",
