@@ -49,7 +49,12 @@ class Audit:
     folds: int = 5
     seed: int = 0
 
-    def run(self, pair: tuple[str, str] | None = None, on_progress: Report | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        pair: tuple[str, str] | None = None,
+        on_progress: Report | None = None,
+        params: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Look at everything that these pictures allow.
 
         Parameters
@@ -58,6 +63,8 @@ class Audit:
             The split that trains and the one that measures; by itself ``train`` with ``test``, else with ``val``.
         on_progress : callable, optional
             Called with the number of fits done and in all, for each training anew.
+        params : dict, optional
+            Of the head; without them cross-validation chooses.
 
         Returns
         -------
@@ -110,9 +117,8 @@ class Audit:
         }
         labelled = self._labelled(notes)
         if labelled is not None:
-            params = None
             if chosen:
-                result["leak"], params = labelled._leak(chosen, notes, on_progress)
+                result["leak"], params = labelled._leak(chosen, params, notes, on_progress)
             if params is None:
                 params = train(self.kind, labelled.samples, seed=self.seed, on_progress=on_progress).params
             result["params"] = params
@@ -290,15 +296,23 @@ class Audit:
         }
 
     def _leak(
-        self, pair: tuple[str, str], notes: list[str], on_progress: Report | None
+        self, pair: tuple[str, str], params: dict[str, Any] | None, notes: list[str], on_progress: Report | None
     ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         inside, outside = (np.flatnonzero(self.splits == split) for split in pair)
         absent = [name for i, name in enumerate(self.samples.classes) if i not in self.samples.y[inside]]
         if absent or not len(outside):
             why = f"{pair[0]} has no picture of {_some(absent)}" if absent else f"{pair[1]} has no labels"
             notes.append(f"{why}: the accuracy with and without copies was not measured")
-            return None, None
-        training = train(self.kind, take(self.samples, inside), seed=self.seed, on_progress=on_progress)
+            return None, params
+        training = train(
+            self.kind,
+            take(self.samples, inside),
+            tune="cv" if params is None else "none",
+            params=params,
+            seed=self.seed,
+            measure=params is None,
+            on_progress=on_progress,
+        )
         copied = np.isin(self.copies.group[outside], self.copies.group[inside])
         leak = accuracy_with_and_without(training, take(self.samples, outside), copied)
         return {"train": pair[0], "test": pair[1], **leak}, training.params
