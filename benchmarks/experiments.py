@@ -1,10 +1,13 @@
 """The tutorials' experiments: was fine-tuning worth it? By the command line that a user has.
 
-Parts, each a process of its own and minutes long on a CPU, with efficientnet_lite0 on pictures of 96 px:
+Parts, each a process of its own and minutes long on a CPU, with efficientnet_lite0 (on 96 px, but for `size`):
 
 ``ants``    ants and bees by the tutorial's recipe (SGD, step schedule): frozen, last layer, fine-tuned, from scratch,
             five seeds; how often the winner changes.
+``size``    the same at the network's own 224 px and the recipe's own 25 epochs, three seeds.
+``recipe``  ants and bees by our own recipe, three seeds.
 ``hotdog``  fine-tuned against scratch, which must differ by more than the interval.
+``d2l``     the same by that tutorial's own recipe.
 ``colour``  two sets with and without colour.
 ``far``     hand signs, far from ImageNet: penultimate features fall behind; head2toe and partial must close the gap.
 ``prefix``  partial with the frozen stages' activations kept against running them in every epoch, in turn; checked: the
@@ -33,16 +36,16 @@ SIDE = "96"
 COLUMNS = ("strategy", "accuracy [95% interval]", "seeds", "won", "against the best", "seconds", "pictures")
 
 
-def store_of(name: str, work: Path) -> Path:
-    """Extract a set at 96 px, once."""
-    store = work / f"{name}.h5"
-    run_pipeline("extract", real_data() / name, "-o", store, "--input-size", SIDE)
+def store_of(name: str, work: Path, side: str = SIDE) -> Path:
+    """Extract a set at a size, once."""
+    store = work / (f"{name}.h5" if side == SIDE else f"{name}_{side}.h5")
+    run_pipeline("extract", real_data() / name, "-o", store, "--input-size", side)
     return store
 
 
-def contest(work: Path, part: str, sets: list[str], *options: str) -> dict[str, Any]:
+def contest(work: Path, part: str, sets: list[str], *options: str, side: str = SIDE) -> dict[str, Any]:
     """Run `compare --strategies` and print its tables."""
-    stores = [store_of(name, work) for name in sets]
+    stores = [store_of(name, work, side) for name in sets]
     seconds, result = run_pipeline("compare", *stores, "--png", work / f"{part}.png", *options)
     say(f"\n### {part}: `penult compare {' '.join(s.name for s in stores)} {' '.join(options)}`, {seconds:.0f} s\n")
     for one in result["contests"]:
@@ -85,6 +88,18 @@ def ants(work: Path) -> dict[str, Any]:
     return contest(work, "ants", ["hymenoptera"], *options, "--strategies", "lr", "head", "full", "scratch")
 
 
+def size(work: Path) -> dict[str, Any]:
+    """Tutorial A as it is: 224 px, 25 epochs."""
+    options = ["--preset", "ants", "--repeats", "3", "--strategies", "lr", "head", "full", "scratch"]
+    return contest(work, "size", ["hymenoptera"], *options, side="224")
+
+
+def recipe(work: Path) -> dict[str, Any]:
+    """Train by the default recipe on the same pictures."""
+    names = ["lr", "head", "partial", "full", "lp-ft", "scratch"]
+    return contest(work, "recipe", ["hymenoptera"], "--epochs", "10", "--repeats", "3", "--strategies", *names)
+
+
 def hotdog(work: Path) -> dict[str, Any]:
     """Tutorial C: pretrained against from scratch."""
     names = ["lr", "head", "full", "lp-ft", "scratch"]
@@ -93,6 +108,13 @@ def hotdog(work: Path) -> dict[str, Any]:
     if found["full"][0] <= found["scratch"][1]:
         say("NOTE: fine-tuned and from scratch do not differ by more than the intervals")
     return result
+
+
+def d2l(work: Path) -> dict[str, Any]:
+    """Tutorial C by its own recipe."""
+    return contest(
+        work, "d2l", ["hotdog_kaggle"], "--preset", "hotdog", "--strategies", "lr", "head", "full", "scratch"
+    )
 
 
 def colour(work: Path) -> dict[str, Any]:
@@ -146,7 +168,10 @@ def depth(work: Path) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ants": ants,
+    "size": size,
+    "recipe": recipe,
     "hotdog": hotdog,
+    "d2l": d2l,
     "colour": colour,
     "far": far,
     "prefix": prefix,

@@ -55,6 +55,11 @@ def choose_features(groups: Groups, names: Sequence[str], covers: Covers, where:
     return chosen
 
 
+def fingerprints_of(groups: Groups, name: str) -> list[str]:
+    """Return all that a name fits: the beginning of a fingerprint, a network, a layer, or both as titles have them."""
+    return [fp for fp, held in groups.items() if fp.startswith(name) or name in _names(held)]
+
+
 def other_views(groups: Groups, chosen: Sequence[str], covers: Covers, where: str) -> list[list[str]]:
     """Return the other views that all of the chosen features are stored in: for each view, a fingerprint a feature.
 
@@ -80,11 +85,8 @@ def other_views(groups: Groups, chosen: Sequence[str], covers: Covers, where: st
 
 
 def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: str) -> str:
-    if name:
-        found = [fp for fp, held in groups.items() if fp.startswith(name) or name in _names(held)]
-    else:
-        # A store may hold other image sets under other specs: those that cover this one come first.
-        found = [fp for fp in groups if len(groups) == 1 or covers(fp)]
+    # A store may hold other image sets under other specs: those that cover this one come first.
+    found = fingerprints_of(groups, name) if name else [fp for fp in groups if len(groups) == 1 or covers(fp)]
     # of several views of one thing the centre stands for it
     centres = {dataclasses.replace(groups[fp][0].spec, view="center").fingerprint for fp in found}
     if len(found) > 1 and all(fp in found for fp in centres):

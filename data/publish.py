@@ -5,7 +5,7 @@ file. Either way a published file is never written to again.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,43 @@ def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: fl
             _write(path, merged, list(views.values()))
         clear_blocks(path, blocks)
     return True
+
+
+def drop(path: Path, fingerprints: Collection[str], *, timeout: float = 60.0) -> int:
+    """Take features out of a store; image sets stay.
+
+    Parameters
+    ----------
+    path : Path
+        The store. Each of its files that holds some of them is written anew without them, and renamed over the old one.
+    fingerprints : collection of str
+        Which.
+    timeout : float
+        Seconds to wait for another publisher.
+
+    Returns
+    -------
+    int
+        Bytes that the files take less.
+
+    Raises
+    ------
+    StoreBusy, DiskFull, DamagedStore
+        With the file in hand as it was.
+    """
+    freed = 0
+    with publish_lock(path, timeout):
+        sweep(temporaries(path), grace=0)
+        for file in FeatureStore(path).part_paths():
+            merged = _merge([file])
+            kept = {fp: entry for fp, entry in merged.items() if fp not in fingerprints}
+            if len(kept) < len(merged):
+                with Part(file) as part:
+                    views = list(part.views().values())
+                before = file.stat().st_size
+                _write(file, kept, views)
+                freed += before - file.stat().st_size
+    return freed
 
 
 def refuse_stranger(path: Path, held: View | None, view: View, *, keep: bool = False) -> None:

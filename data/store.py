@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.choice import choose_features, other_views
+from data.choice import choose_features, fingerprints_of, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
 from data.provenance import extraction_milliseconds, merged_runs
@@ -205,6 +205,11 @@ class FeatureStore(Shown):
         """Return what is held of each spec, by fingerprint."""
         with self._open() as parts:
             return {fp: _describe(groups) for fp, groups in _groups(parts).items()}
+
+    def named(self, name: str) -> list[str]:
+        """Return the fingerprints of all features that a name fits; see `data.choice.fingerprints_of`."""
+        with self._open() as parts:
+            return fingerprints_of(_groups(parts), name)
 
     def digests(self, fingerprint: str) -> Digests:
         """Return the digests of the pictures that have features of this spec, (n,) S64; empty if none."""

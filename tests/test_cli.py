@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, TINY, draw, penult, penult_process
 
 from data.store import FeatureStore
+from verbs.parser import VERBS
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +31,18 @@ def work(tmp_path_factory):
 
 
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
-    import pipeline
+    import verbs.arguments
     from classify.heads import HEADS
     from extract.engines import ENGINES, PRECISIONS
 
-    assert tuple(HEADS) == pipeline._HEADS
-    assert ("auto", *ENGINES) == pipeline._ENGINES
-    assert PRECISIONS == pipeline._PRECISIONS
+    assert tuple(HEADS) == verbs.arguments.HEADS
+    assert ("auto", *ENGINES) == verbs.arguments.ENGINES
+    assert PRECISIONS == verbs.arguments.PRECISIONS
 
 
 def test_help_names_every_verb_and_how_to_start():
     text = penult("--help").stdout
-    for verb in ("extract", "fit", "eval", "compare", "audit", "advise", "predict", "info", "verify", "demo"):
+    for verb in VERBS:
         assert f"\n    {verb} " in text
         assert penult(verb, "--help").returncode == 0
     assert "penult demo" in text

@@ -205,6 +205,21 @@ def test_the_command_prints_a_ranking_and_writes_json_heads_and_a_chart(folder, 
         assert picture.size == (1200, 800)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "3"], "--epochs belongs to --strategies: name that too"),
+        (["--colors", "gray"], "--colors belongs to --strategies: name that too"),
+        (["--strategies", "lr", "--heads", "svm"], "--heads is for heads alone: leave it out"),
+        (["--strategies", "--memory", "2GB"], "--memory is for heads alone: leave it out"),
+    ],
+)
+def test_options_of_the_other_half_are_refused(options, message):
+    done = penult("compare", "f.h5", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 def test_wrong_usage_of_the_command_exits_2(folder):
     for arguments in (["f.h5", "--heads", "tree"], ["f.h5", "--png", "r.jpg"], []):
         assert penult("compare", *arguments, cwd=folder).returncode == 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import TINY, penult
 
-import pipeline
+import verbs.arguments
 from classify.contest import STRATEGIES, Contest, Run, colour_differences, judge_advice, rank_runs
 from classify.statistics import mcnemar_exact
 
@@ -25,7 +25,7 @@ def answers(n_right, n=40):
 
 
 def test_the_command_line_offers_every_strategy():
-    assert pipeline._STRATEGIES == STRATEGIES
+    assert verbs.arguments.STRATEGIES == STRATEGIES
 
 
 def test_the_best_comes_first_and_the_others_are_tested_against_it():

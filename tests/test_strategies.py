@@ -1,19 +1,21 @@
 """How networks are trained, by name."""
 
+import argparse
 import dataclasses
 
 import pytest
 
-import pipeline
+import verbs.finetune
 from data.errors import TrainingError
 from finetune.beginnings import INITS
 from finetune.strategies import AUGMENTATIONS, MODES, OPTIMIZERS, PRESETS, SCHEDULES, Strategy, make_strategy
+from verbs.arguments import Adder
 
 
 def test_the_command_line_offers_what_there_is():
-    parser = pipeline.build_parser()
-    verbs = next(a for a in parser._actions if hasattr(a, "choices") and a.choices and "finetune" in a.choices)
-    options = {action.dest: action for action in verbs.choices["finetune"]._actions}
+    parser = argparse.ArgumentParser()
+    verbs.finetune.add_arguments(Adder(parser))
+    options = {action.dest: action for action in parser._actions}
     known = {"mode": MODES, "preset": PRESETS, "optimizer": OPTIMIZERS, "schedule": SCHEDULES}
     known |= {"augment": AUGMENTATIONS, "init": INITS}
     for name, values in known.items():

@@ -1,0 +1,78 @@
+"""Verb `info`: what a store holds, or statistics of pictures."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from verbs.arguments import Adder, Result, natural, png_file, positive
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TEXT = "show what a store holds, or statistics of pictures"
+
+
+def add_arguments(add: Adder) -> None:
+    """Name the arguments of `info`."""
+    # fmt: off
+    add("source", metavar="STORE|IMAGES", help="a store, or pictures as for `extract`")
+    add = add.group("of pictures")
+    add("--quick", action="store_true", help="parse the headers alone; damage further in is then not noticed")
+    add("--sheet", type=png_file, metavar="FILE.png", help="draw samples of each class on a contact sheet (further "
+        "pages: FILE-2.png, ...)")
+    add("--per-class", type=_per_class, default=0, metavar="N", help="samples of each class, up to 100 (default: 8; 40 "
+        "of pictures without labels)")
+    add("--seed", type=natural, default=0, metavar="N", help="of the samples (default: %(default)s)")
+    # fmt: on
+
+
+def run(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Run `info`."""
+    from data.report import describe_store, is_store, print_info
+
+    path = Path(arguments.source)
+    if not is_store(path):
+        return _info_of_pictures(arguments, console)
+    if arguments.sheet or arguments.quick:
+        from data.errors import StoreError
+
+        option = "--sheet" if arguments.sheet else "--quick"
+        raise StoreError(
+            f"{path} is a store, and {option} is for pictures: name the folder or manifest that lists them"
+        )
+    result = describe_store(path)
+    print_info(console, result)
+    return result, 0
+
+
+def _info_of_pictures(arguments: argparse.Namespace, console: "Console") -> Result:
+    from data.terminal import ProgressDisplay, printable
+    from extract.datasets import open_source
+    from extract.gallery import refuse_other_file, write_sheets
+    from extract.statistics import describe
+    from extract.survey import survey
+    from extract.survey_report import print_survey
+
+    images = open_source(arguments.source)
+    sheet = Path(arguments.sheet or "")
+    if arguments.sheet:
+        refuse_other_file(sheet, images, Path(arguments.source))
+    with ProgressDisplay(console, "pictures") as display:
+        found = survey(images, quick=arguments.quick, on_progress=display.update)
+    result = describe(found)
+    print_survey(console, result)
+    if arguments.sheet:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        with ProgressDisplay(console, "pages") as display:
+            pages = write_sheets(sheet, found, arguments.per_class, arguments.seed, display.update)
+        more = f" to {printable(str(pages[-1].path))}, {len(pages)} pages" if len(pages) > 1 else ""
+        console.print(f"wrote {printable(str(sheet))}{more}: samples of each class, whole and upright")
+        result["sheets"] = [{"path": str(page.path), "rows": page.rows} for page in pages]
+    return result, 0
+
+
+def _per_class(text: str) -> int:
+    value = positive(text)
+    if value > 100:  # a class's row would be higher than a page
+        raise argparse.ArgumentTypeError(f"must be 100 or less, got {value}")
+    return value

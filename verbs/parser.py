@@ -1,0 +1,58 @@
+"""The parser of all verbs, in the order in which `--help` names them."""
+
+import argparse
+
+from verbs import (
+    advise,
+    audit,
+    compare,
+    demo,
+    depth,
+    drop,
+    eval,
+    export,
+    extract,
+    finetune,
+    fit,
+    info,
+    predict,
+    verify,
+)
+from verbs.arguments import Adder
+
+VERBS = {
+    "extract": extract,
+    "fit": fit,
+    "eval": eval,
+    "predict": predict,
+    "compare": compare,
+    "audit": audit,
+    "advise": advise,
+    "finetune": finetune,
+    "depth": depth,
+    "info": info,
+    "verify": verify,
+    "export": export,
+    "drop": drop,
+    "demo": demo,
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="penult",
+        description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
+        "honest classifiers on them in seconds.",
+        epilog="Start with `penult demo`, or: penult extract PICTURES -o features.h5, penult fit features.h5 --head lr "
+        "-o lr.head, penult eval lr.head features.h5",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for name, verb in VERBS.items():
+        own = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT[0].upper() + verb.TEXT[1:] + ".")
+        own.set_defaults(run=verb.run)
+        add = Adder(own)
+        add("--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)")
+        add("--debug", action="store_true", help="show the traceback of a failure")
+        verb.add_arguments(add)
+    return parser

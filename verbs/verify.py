@@ -1,0 +1,65 @@
+"""Verb `verify`: every checksum, and a sample extracted again."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verbs.arguments import MOVED, Adder, Result, add_device
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TEXT = "check every checksum of a store, and a sample of its features"
+
+
+def add_arguments(add: Adder) -> None:
+    """Name the arguments of `verify`."""
+    # fmt: off
+    add("store", metavar="STORE")
+    add("--sample", type=int, metavar="N", help="pictures of each network to extract again (default: 8 where torch is "
+        "installed)")
+    add("--weights", default="", metavar="FILE", help=MOVED)
+    add_device(add)
+    add("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    # fmt: on
+
+
+def run(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Run `verify`."""
+    from data.verify import verify_store
+
+    path = Path(arguments.store)
+    verdict = verify_store(path)
+    problems = list(verdict.problems)
+    console.print(
+        f"{verdict.files} files, {verdict.views} image sets, {verdict.rows} vectors in {verdict.blocks} blocks: "
+        + (f"{len(problems)} problems" if problems else "every checksum is right")
+    )
+    for where, lacking in verdict.missing.items():
+        console.print(f"note: {lacking} pictures of {where} have no vector")
+    rechecks: list[dict[str, Any]] = []
+    torch_is_there = importlib.util.find_spec("torch") is not None
+    wanted = arguments.sample if arguments.sample is not None else 8 if torch_is_there else 0
+    if wanted and not problems:
+        from data.errors import MissingDependency, WeightsError
+        from extract.recheck import recheck
+
+        try:
+            for check in recheck(path, wanted, seed=arguments.seed, weights=arguments.weights, device=arguments.device):
+                gone = f", {check.changed} files are gone or changed" if check.changed else ""
+                console.print(
+                    f"{check.spec}: {check.checked} pictures extracted again, largest deviation "
+                    f"{check.largest_deviation:.1e} (allowed {check.tolerance:.0e}){gone}"
+                )
+                rechecks.append({**vars(check), "sound": check.sound})
+                if not check.sound:
+                    problems.append(f"{check.spec}: features extracted again differ by {check.largest_deviation:.1e}")
+        except (WeightsError, MissingDependency) as error:
+            if arguments.sample is not None:
+                raise
+            console.print(f"note: no sample was extracted again: {error}")
+    for problem in problems:
+        print(f"penult: error: {problem}", file=sys.stderr)
+    return {**vars(verdict), "problems": problems, "rechecks": rechecks}, 1 if problems else 0
