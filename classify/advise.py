@@ -318,7 +318,9 @@ def _unknown(
                 "trained with label smoothing are less sure of everything."
             )
     if slope is None:
-        lines.append("What more pictures would give: no learning curve was measured, or there are too few to leave some out.")
+        lines.append(
+            "What more pictures would give: no learning curve was measured, or there are too few to leave some out."
+        )
     if n_networks == 1:
         lines.append(
             "Whether another network would do better: the store has one, and LogME, H-score, LEEP and NCE rank "

@@ -129,7 +129,7 @@ class Fitting:
         StoreError
             If the store cannot answer.
         """
-        corrections = read_corrections(Path(self.relabel)) if self.relabel else None
+        corrections = read_corrections(self.relabel)
         store = FeatureStore(self.store, corrections)
         self.samples = store.load(
             self.split, dataset=self.dataset, features=self.features, augment=self.augment, memory=self.memory

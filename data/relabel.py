@@ -90,8 +90,10 @@ class Corrections:
         }
 
 
-def read_corrections(path: Path) -> Corrections:
+def read_corrections(file: str | Path | None) -> Corrections | None:
     """Read corrected labels from a CSV with the columns ``digest`` and ``corrected``; others are for the reader.
+
+    Without a file there are none.
 
     Raises
     ------
@@ -100,6 +102,9 @@ def read_corrections(path: Path) -> Corrections:
     ImageSetError
         If it is no such CSV, or corrects one picture twice and differently.
     """
+    if file is None:
+        return None
+    path = Path(file)
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: name the CSV of corrections that a report exported")
     content = path.read_bytes()

@@ -21,6 +21,7 @@ def add_arguments(add: Adder) -> None:
     add("heads", metavar="HEAD", nargs="+")
     add("store", metavar="STORE")
     add("--split", help="what to measure on (default: test, or val where there is no test)")
+    add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them")
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
     add("--dataset", metavar="NAME", help=DATASET)
     # fmt: on
@@ -31,17 +32,18 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.artifact import load_head
     from classify.evaluate import evaluate
     from classify.report import print_evaluation
+    from data.relabel import read_corrections
     from data.store import FeatureStore
 
     heads = [load_head(Path(path)) for path in arguments.heads]
-    store = FeatureStore(arguments.store)
-    _extract_of_checkpoints(heads, store, arguments, console)
+    store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
+    extract_of_checkpoints(heads, store, arguments, console)
     result = evaluate(heads, store, arguments.split, dataset=arguments.dataset, seed=arguments.seed)
     print_evaluation(console, result)
     return result.as_json(), 0
 
 
-def _extract_of_checkpoints(
+def extract_of_checkpoints(
     heads: "list[TrainedHead]", store: "FeatureStore", arguments: argparse.Namespace, console: "Console"
 ) -> None:
     """Add to a store what fine-tuned networks among the heads give for the pictures of a split."""

@@ -16,6 +16,7 @@ from verbs import (
     fit,
     info,
     predict,
+    report,
     verify,
 )
 from verbs.arguments import Adder
@@ -28,6 +29,7 @@ VERBS = {
     "compare": compare,
     "audit": audit,
     "advise": advise,
+    "report": report,
     "finetune": finetune,
     "depth": depth,
     "info": info,

@@ -189,8 +189,7 @@ def audit_table(found: Findings, album: Album) -> dict[str, Any] | None:
             "n_groups": len(audit["duplicates"]["groups"]),
             "groups": groups,
         },
-        **{key: audit[key] for key in ("leak", "split_shift", "lookalikes", "folders", "notes")},
-        "two_groups": [{"class": t["class"], "sizes": t["sizes"]} for t in audit["two_groups"]],
+        **{key: audit[key] for key in ("leak", "lookalikes", "folders", "notes")},
     }
 
 

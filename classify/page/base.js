@@ -103,7 +103,7 @@ const head = () => F.heads[state.head];
 
 // Sections, in the order in which they are made; the navigation is made of them.
 const sections = [];
-function section(id, title, note = "") {
+function section(id, title, note = "", short = title) {
   const body = el("div", { class: "body" });
   const made = el(
     "section",
@@ -112,7 +112,7 @@ function section(id, title, note = "") {
     note ? el("p", { class: "note", text: note }) : null,
     body,
   );
-  sections.push({ id, title, made });
+  sections.push({ id, short, made });
   return body;
 }
 

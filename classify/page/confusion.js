@@ -4,7 +4,7 @@ const FEW = 26;
 const K = F.n_classes;
 
 function confusionSection() {
-  const body = section("confusion", "Confusion matrix", "Rows are true classes, columns answers. Choose a cell to see its pictures.");
+  const body = section("confusion", "Confusion matrix", "Rows are true classes, columns answers. Choose a cell to see its pictures.", "Confusion");
   const holder = el("div", { class: "matrix-holder" });
   const panel = el("div", { class: "panel", id: "cell", "aria-live": "polite" });
   const worst = el("div", { class: "worst" });

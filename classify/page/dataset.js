@@ -6,7 +6,7 @@ function tiles(facts) {
 
 function dataSection() {
   const d = F.dataset;
-  const body = section("data", "Data set", d.root);
+  const body = section("data", "Data set", d.root, "Data");
   const size = d.size ? bytes(d.size[1]) : null;
   body.append(
     tiles([
@@ -14,7 +14,8 @@ function dataSection() {
       ["classes", whole(F.choices.classes.length), d.imbalance ? `largest : smallest ${d.imbalance.toFixed(1)} : 1` : ""],
       ["contents", whole(d.contents), d.pictures > d.contents ? `${many(d.pictures - d.contents, "exact copy", "exact copies")}` : "no exact copy"],
       size ? ["bytes", bytes(d.bytes), `a file ${size}, from ${bytes(d.size[0])} to ${bytes(d.size[2])}`] : null,
-      ["skipped", whole(d.skipped.length), d.split_rule ? `split by seed ${d.split_rule.seed}` : "its own splits"],
+      ["splits", whole(F.splits.length), d.split_rule ? `made by seed ${d.split_rule.seed}` : "its own"],
+      d.skipped.length ? ["skipped", whole(d.skipped.length)] : null,
     ]),
     splitBars(d),
   );
@@ -45,17 +46,12 @@ function splitBars(d) {
 
 function auditRemarks() {
   if (!F.audit) return [];
-  const { leak, split_shift: shift, lookalikes, two_groups: two, folders, notes } = F.audit;
+  const { leak, lookalikes, folders, notes } = F.audit;
   const lines = [];
   if (leak && leak.copied && leak.accuracy_without !== null) {
     lines.push(`${many(leak.copied, `picture of ${leak.test} has`, `pictures of ${leak.test} have`)} a copy in ${leak.train}: accuracy ${percent(leak.accuracy)} with, ${percent(leak.accuracy_without)} without them.`);
   } else if (leak) lines.push(`No picture of ${leak.test} has a copy in ${leak.train}.`);
-  if (shift) {
-    const [low, high] = shift.auc_ci95;
-    lines.push(`${shift.train} and ${shift.test} ${shift.differ ? "differ" : "cannot be told apart"}: AUC ${fixed(shift.auc, 2)} [${fixed(low, 2)}, ${fixed(high, 2)}] of a classifier that guesses the split.`);
-  }
   for (const pair of lookalikes.slice(0, 5)) lines.push(`${pair.a} and ${pair.b} cannot be told apart (AUC ${fixed(pair.auc, 2)}): are they one class?`);
-  for (const group of two.slice(0, 5)) lines.push(`${group.class} falls into two groups of ${whole(group.sizes[0])} and ${whole(group.sizes[1])} pictures: is it two classes?`);
   for (const folder of folders.slice(0, 5)) lines.push(`The folder ${folder.folder} is odd: ${whole(folder.wrong)} of ${whole(folder.n)} are not taken for ${folder.label}, mostly for ${folder.suggested}.`);
   lines.push(...notes);
   return lines.length ? [el("h3", { text: "What the audit says" }), el("ul", { class: "lines" }, ...lines.map((text) => el("li", { text })))] : [];
@@ -81,7 +77,7 @@ const codes = (text) => text.split("`").map((part, i) => (i % 2 ? el("code", { t
 
 function originSection() {
   const o = F.origin;
-  const body = section("origin", "Where it comes from", `Made on ${F.made} by Penult ${F.version}. Nothing on this page was loaded from a network.`);
+  const body = section("origin", "Where it comes from", `Made on ${F.made} by Penult ${F.version}. Nothing on this page was loaded from a network.`, "Origin");
   body.append(el("h3", { text: "Commands" }), ...o.commands.map(commandLine));
   for (const f of o.features) {
     const run = f.runs[0];

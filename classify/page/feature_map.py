@@ -14,6 +14,8 @@ from data.errors import MissingDependency
 # Components that t-SNE and UMAP start from: neighbours are the same, and distances cost a twentieth.
 _COMPONENTS = 50
 _PERPLEXITY = 30
+# Percent of the pictures on each side that may lie beyond the map's edge: one alone would press all others together.
+_EDGE = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +91,8 @@ def check_maps(kinds: list[str]) -> None:
 
 def _pca(components: Floats, share: float, seed: int) -> FeatureMap:
     note = (
-        f"The two directions in which the standardised features vary most: {share:.0%} of the variance. What lies apart "
-        "here is apart; what lies together may be apart in another direction."
+        f"The two directions in which the standardised features vary most: {share:.0%} of the variance. What lies "
+        "apart here is apart; what lies together may be apart in another direction."
     )
     return FeatureMap("pca", "Principal components", note, _unit(components[:, :2]))
 
@@ -134,8 +136,8 @@ MAPS: dict[str, Callable[[Floats, float, int], FeatureMap]] = {"pca": _pca, "tsn
 
 
 def _unit(xy: Array) -> Floats:
-    """Return points in the unit square, in one scale for both axes, with the middle of each range in the middle."""
+    """Return points in the unit square, in one scale for both axes; the few far outside lie on its edge."""
     xy = np.asarray(xy, dtype=np.float64)
-    low, high = xy.min(axis=0), xy.max(axis=0)
-    reach = max(float((high - low).max()), 1e-12)
-    return np.asarray(0.5 + (xy - (low + high) / 2) / reach)
+    low, high = np.percentile(xy, [_EDGE, 100 - _EDGE], axis=0)
+    reach = max(1.1 * float((high - low).max()), 1e-12)
+    return np.asarray(np.clip(0.5 + (xy - (low + high) / 2) / reach, 0, 1))

@@ -27,7 +27,8 @@ _QUICK = ("lr", "svm", "ridge", "lda", "centroid")
 _AUDIT_MOST = 30_000
 # More pictures are not drawn on a map; which ones, a seed decides, and mistakes are always among them.
 MAP_MOST = {"pca": 5000, "tsne": 3000, "umap": 5000}
-_SIZES, _REPEATS = 7, 3
+# Of the learning curve; a short one needs more sizes to be led on.
+_SIZES, _SIZES_OF_FEW, _FEW, _REPEATS = 6, 7, 1000, 3
 
 OnStage = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
@@ -158,14 +159,12 @@ def settings(head: TrainedHead) -> dict[str, Any]:
     return {k: v for k, v in params.items() if k not in GIVEN}
 
 
-def _whole(
-    question: Question, asked: Asked, heads: list[TrainedHead]
-) -> tuple[Samples, dict[str, Any] | None, str]:
+def _whole(question: Question, asked: Asked, heads: list[TrainedHead]) -> tuple[Samples, dict[str, Any] | None, str]:
     """Return all pictures with one kind of features, and the kind and parameters of a quick head on these.
 
     They are those of the best head whose features every picture has; else the measured pictures alone.
     """
-    for head in sorted(heads, key=lambda h: (h.kind not in _QUICK or len(h.specs) > 1)):
+    for head in sorted(heads, key=lambda h: h.kind not in _QUICK or len(h.specs) > 1):
         try:
             samples = question.store.load(dataset=asked.samples.dataset, spec=head.specs[-1:])
         except PenultError:  # a fine-tuned network has seen the measured pictures alone
@@ -194,7 +193,7 @@ def _audited(
     splits = question.store.view(whole.dataset).splits[[rows[path] for path in whole.paths]]
     on_stage("fits of the audit")
     try:
-        return Audit(whole, splits, copies, kind, seed=question.seed).run(on_progress=on_progress, params=params)
+        return Audit(whole, splits, copies, kind, seed=question.seed, brief=True).run(None, on_progress, params)
     except PenultError as error:
         notes.append(f"labels and copies were not looked at: {error}")
         return None
@@ -224,7 +223,7 @@ def _curve(
             head.kind,
             samples,
             measured,
-            sizes=_SIZES,
+            sizes=_SIZES_OF_FEW if len(samples) < _FEW else _SIZES,
             repeats=_REPEATS,
             tune="none",
             params=settings(head),

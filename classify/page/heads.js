@@ -49,7 +49,7 @@ function rankingChart(width, key) {
   return chart.picture;
 }
 
-const verdictWords = (h) => ({ best: F.heads.length > 1 ? "best" : "", tie: "ties with it", worse: "is worse" })[h.verdict];
+const verdictWords = (h) => ({ best: F.heads.length > 1 ? "first" : "", tie: "ties with it", worse: "is worse" })[h.verdict];
 
 function scoresTable() {
   const cell = (h, key) => {
@@ -88,7 +88,7 @@ function pairsOf() {
 }
 
 function pathSection() {
-  const body = section("path", "What was tried", "Held-out accuracy and log-loss of every setting, from training pictures alone.");
+  const body = section("path", "What was tried", "Held-out accuracy and log-loss of every setting, from training pictures alone.", "Settings");
   const holder = el("div", { class: "chart" });
   const remark = el("p", { class: "remark" });
   const again = drawn(holder, pathChart);
@@ -155,45 +155,55 @@ function settingsList(path) {
 
 function calibrationSection() {
   const body = section("calibration", "Calibration", "Of the answers given with so much confidence, how many are right? On the diagonal probabilities can be taken at face value.");
-  const holder = el("div", { class: "chart square" });
+  const curve = el("div", { class: "chart" });
+  const bars = el("div", { class: "chart" });
   const remark = el("p", { class: "remark" });
-  const again = drawn(holder, calibrationChart);
-  body.append(holder, remark);
+  const runs = [drawn(curve, calibrationChart), drawn(bars, confidenceChart)];
+  body.append(el("div", { class: "halves" }, curve, bars), remark);
   onHead(() => {
-    again();
+    runs.forEach((again) => again());
     const h = head();
     const n = h.calibration.reduce((sum, bin) => sum + bin.n, 0);
     const sure = h.calibration.reduce((sum, bin) => sum + bin.n * (bin.confidence - bin.accuracy), 0) / n;
     const side = Math.abs(sure) < 0.01 ? "neither too sure nor too timid" : sure > 0 ? `too sure by ${percent(sure)} on average` : `too timid by ${percent(-sure)} on average`;
-    remark.textContent = `Expected calibration error ${percent(h.ece)} over 15 bins; ${h.name} is ${side}. Bars below: how many pictures each bin has.`;
+    remark.textContent = `Expected calibration error ${percent(h.ece)} over 15 bins; ${h.name} is ${side}.`;
   });
 }
 
+const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
+const shareAxis = (label) => ({ domain: [0, 1], format: (v) => percent(v, 0), label, ticks: QUARTERS });
+
 function calibrationChart(width) {
+  const x = shareAxis("confidence");
+  const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 58, x, y: shareAxis("answers that are right"), label: `calibration of ${head().name}` });
   const bins = head().calibration;
-  const side = Math.min(width, 460);
-  const format = (v) => percent(v, 0);
-  const most = Math.max(...bins.map((bin) => bin.n));
-  const bars = 64;
-  const y = { domain: [0, 1], format, label: "right", ticks: [0, 0.25, 0.5, 0.75, 1] };
-  const x = { domain: [0, 1], format, label: "confidence", ticks: [0, 0.25, 0.5, 0.75, 1] };
-  const chart = frame({ width: side, height: side * 0.86 + bars, left: 58, bottom: 42 + bars, x, y, label: `calibration of ${head().name}` });
-  chart.picture.querySelectorAll("text").forEach((text) => {
-    if (Number(text.getAttribute("y")) > chart.box.bottom) text.setAttribute("y", Number(text.getAttribute("y")) + (text.classList.contains("tick") ? bars : 0));
-  });
   chart.inside.append(svg("line", { class: "diagonal", x1: chart.x(0), y1: chart.y(0), x2: chart.x(1), y2: chart.y(1) }));
   chart.inside.append(line(bins.map((bin) => [chart.x(bin.confidence), chart.y(bin.accuracy)]), { class: "line thin" }));
   for (const bin of bins) {
     const place = chart.x(bin.confidence);
     const words = `confidence ${percent(bin.confidence)}: ${percent(bin.accuracy)} of ${many(bin.n, "picture")} right [${percent(bin.ci95[0], 0)}, ${percent(bin.ci95[1], 0)}]`;
-    const tall = ((bars - 10) * bin.n) / most;
-    const base = chart.box.bottom + bars;
-    chart.inside.append(
-      interval(place, chart.y(bin.ci95[0]), chart.y(bin.ci95[1])),
-      dot(place, chart.y(bin.accuracy), 5, words),
-      svg("rect", { class: "bar", x: chart.x(bin.low) + 1, width: chart.x(bin.high) - chart.x(bin.low) - 2, y: base - tall, height: tall }, svg("title", { text: words })),
-    );
+    chart.inside.append(interval(place, chart.y(bin.ci95[0]), chart.y(bin.ci95[1])), dot(place, chart.y(bin.accuracy), 5, words));
   }
+  return chart.picture;
+}
+
+// How many answers have so much confidence: the right ones below, the wrong ones on top of them.
+function confidenceChart(width) {
+  const bins = head().calibration;
+  const most = Math.max(...bins.map((bin) => bin.n));
+  const y = { domain: [0, most * 1.05], format: whole, label: "pictures" };
+  const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 62, x: shareAxis("confidence"), y, label: `confidence of ${head().name}` });
+  for (const bin of bins) {
+    const right = Math.round(bin.n * bin.accuracy);
+    const box = { x: chart.x(bin.low) + 1, width: chart.x(bin.high) - chart.x(bin.low) - 2 };
+    const words = `confidence ${percent(bin.low, 0)} to ${percent(bin.high, 0)}: ${whole(right)} right, ${whole(bin.n - right)} wrong`;
+    const part = (low, high, name) => svg("rect", { class: name, ...box, y: chart.y(high), height: chart.y(low) - chart.y(high) }, svg("title", { text: words }));
+    chart.inside.append(part(0, right, "bar"), part(right, bin.n, "bar wrong"));
+  }
+  chart.inside.append(
+    svg("text", { class: "tick blue", x: chart.box.left + 10, y: chart.box.top + 14, text: "right" }),
+    svg("text", { class: "tick orange", x: chart.box.left + 46, y: chart.box.top + 14, text: "wrong" }),
+  );
   return chart.picture;
 }
 
@@ -267,7 +277,7 @@ function curveSection() {
   if (!F.curve) return;
   const { head: name, on, points, forecasts, law, reason, notes } = F.curve;
   const draws = points[0].draws.length;
-  const body = section("curve", "Learning curve", `${name} trained on growing parts, ${draws} times each, at the setting that was chosen; measured on ${on}. Dots are single draws, the band is the 95% interval of their mean.`);
+  const body = section("curve", "Learning curve", `${name} trained on growing parts, ${draws} times each, at the setting that was chosen; measured on ${on}. Dots are single draws, the band is the 95% interval of their mean.`, "More data");
   const holder = el("div", { class: "chart" });
   drawn(holder, (width) => curveChart(width, points, forecasts, law));
   body.append(holder);

@@ -35,7 +35,7 @@ function summary() {
 const sectionOf = (name) => (openers.has(name) ? "review" : name);
 
 function navigation() {
-  const links = sections.map(({ id, title }) => el("a", { href: `#${id}`, text: title }));
+  const links = sections.map(({ id, short }) => el("a", { href: `#${id}`, text: short }));
   const nav = el("nav", { "aria-label": "sections" }, el("div", { class: "links" }, ...links));
   if (F.heads.length > 1) {
     nav.append(control("head", F.heads.map((h, i) => [String(i), h.name]), "0", (i) => chooseHead(Number(i))));

@@ -5,7 +5,7 @@ const REACH = 14; // pixels from a point within which it is meant
 
 function mapSection() {
   if (!F.maps.length) return;
-  const body = section("map", "Map of the features", "Every point is a picture. Draw around some to list them, to export them, or to give all of them another label.");
+  const body = section("map", "Map of the features", "Every point is a picture. Draw around some to list them, to export them, or to give all of them another label.", "Map");
   const map = makeMap();
   const kinds = F.maps.map((drawn, i) => [String(i), drawn.title]);
   const tools = el("div", { class: "controls" });

@@ -115,7 +115,11 @@ def _extract(info: FeatureInfo, view: View, store: str) -> str:
     words += ["--normalize"] if spec.normalize else []
     words += ["--projection", ":".join(spec.projection.split(":")[:2])] if spec.projection else []
     rule = view.split_rule or {}
-    for key, option in (("test_fraction", "--test-fraction"), ("val_fraction", "--val-fraction"), ("seed", "--split-seed")):
+    for key, option in (
+        ("test_fraction", "--test-fraction"),
+        ("val_fraction", "--val-fraction"),
+        ("seed", "--split-seed"),
+    ):
         words += [option, str(rule[key])] if rule.get(key) else []
     return shlex.join(words)
 

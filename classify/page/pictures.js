@@ -16,7 +16,7 @@ function answerOf(picture) {
 function thumbnail(picture) {
   const source = F.thumbs[picture];
   if (!source) return el("div", { class: "missing", text: "no thumbnail" });
-  const image = el("img", { src: source, alt: P.path[picture], loading: "lazy", decoding: "async" });
+  const image = el("img", { src: source, alt: P.path[picture], decoding: "async" });
   image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth <= 40 && image.naturalHeight <= 40));
   return el("div", { class: "thumb" }, image);
 }

@@ -1,7 +1,7 @@
 // Pictures that a person should see: surest mistakes, suspect labels, copies, outliers; each list can be narrowed.
 
 function reviewSection() {
-  const body = section("review", "Pictures to look at", "Choose the right label below a picture, or drop it. What you choose is exported as a CSV that fit --relabel takes; copies of a picture move together.");
+  const body = section("review", "Pictures to look at", "Choose the right label below a picture, or drop it. What you choose is exported as a CSV that fit --relabel takes; copies of a picture move together.", "Pictures");
   const lists = [["mistakes", "Surest mistakes", mistakesList]];
   if (F.audit) {
     lists.push(["suspects", `Suspect labels (${whole(F.audit.n_suspects)})`, suspectsList]);

@@ -15,8 +15,8 @@ from PIL import Image, features
 from data.errors import PenultError
 
 Pixels = npt.NDArray[np.uint8]
-# Returns the decoded pixels (height, width, 3) of a picture by its path in the image set, its digest and the pixels
-# that its shorter side must keep; None where it is gone, changed or cannot be decoded.
+# Takes a picture's row in the image set, and how many pixels its shorter side must keep where it may be decoded
+# smaller; returns (height, width, 3), or None where it is another picture by now.
 Look = Callable[[int, int], Pixels | None]
 
 LARGE, SMALL = 168, 84  # longer side, in pixels: on a card of the review, and on hover
@@ -35,8 +35,6 @@ class Thumbnails:
     ----------
     uris : dict of int to str
         Data URIs by row.
-    sizes : dict of int to (int, int)
-        Width and height of the pictures themselves, of those that were decoded whole.
     gone : int
         Pictures that were asked for and could not be shown.
     left_out : int
@@ -86,7 +84,7 @@ def make_thumbnails(
 
 
 def _in_order(look: Look | None, rows: Sequence[int], large: int) -> Iterator[tuple[int, str]]:
-    """Yield each row with its data URI, empty where there is none, a few pictures ahead of the one that is asked for."""
+    """Yield each row with its data URI, empty where there is none; a few pictures are read ahead."""
     if look is None:
         yield from ((row, "") for row in rows)
         return
