@@ -140,8 +140,7 @@ class Fitting:
             self.val = store.load("val", dataset=self.samples.dataset, spec=self.samples.specs, memory=left)
         self.corrected: dict[str, Any] | None = None
         if corrections:
-            view = store.view(self.samples.dataset).of_split(self.split)
-            self.corrected = corrections.count(view, self.store)
+            self.corrected = corrections.count(store.view(self.samples.dataset), self.split, self.store)
         held = store.features()
         self.sources = [held[spec.fingerprint].source for spec in self.samples.specs]
         self.refused: dict[str, str] = {}

@@ -65,7 +65,7 @@ def print_training(console: Console, fitted: Fitted) -> None:
     )
     if fitted.corrected:
         changed, dropped = fitted.corrected["relabelled"], fitted.corrected["dropped"]
-        console.print(f"{changed} labels were corrected and {dropped} pictures left out before; the store is unchanged")
+        console.print(f"labels corrected before: {changed}, pictures left out: {dropped}; the store is unchanged")
     if training.gap:
         console.print(f"its objective is within {training.gap:.0e} of the optimum, relatively (duality gap)")
     _print_calibration(console, training)

@@ -79,10 +79,10 @@ class Corrections:
         samples = dataclasses.replace(samples, y=y)
         return samples if len(kept) == len(samples) else samples.take(kept)
 
-    def count(self, view: View, where: str) -> dict[str, Any]:
-        """Return what they do to pictures: how many labels they change, and how many pictures they leave out."""
-        targets = self.targets(view, where)
-        pairs = list(zip(view.digests.tolist(), view.targets.tolist(), strict=True))
+    def count(self, view: View, split: str, where: str) -> dict[str, Any]:
+        """Return what they do to a split: how many labels they change, and how many pictures they leave out."""
+        targets, part = self.targets(view, where), view.of_split(split)
+        pairs = list(zip(part.digests.tolist(), part.targets.tolist(), strict=True))
         return {
             "sha256": self.sha256,
             "relabelled": sum(targets.get(digest, y) not in (None, y) for digest, y in pairs),

@@ -49,7 +49,8 @@ def _against_others(found: Findings, names: Sequence[str]) -> list[str]:
     more = f" About {_round(needed):,} test pictures would tell the two apart." if needed and gap else ""
     if len(ties) == len(others):
         every = f"all {len(others) + 1} heads tie" if len(others) > 1 else "the two tie"
-        return [f"It is {ahead}, which chance could do (p = {_p(p)}): {every}.{more}"]
+        chance = f", which chance could do (p = {_p(p)})" if gap else ""
+        return [f"It is {ahead}{chance}: {every}.{more}"]
     tell = f"it ties with {_listed(ties)}, and is better than the other {_number(len(others) - len(ties))}"
     return [f"It is {ahead} (p = {_p(p)}): {tell}.{more}"]
 
@@ -129,7 +130,7 @@ def _class_steps(best: Scores, classes: Sequence[str]) -> list[dict[str, str]]:
         n = int(matrix[i, j])
         of = sum(best.confusion_matrix[i])
         verb = "are" if n > 1 else "is"
-        text = f"Most frequent mistake: {n} of {of} {classes[i]} {verb} taken for {classes[j]}."
+        text = f"Most frequent mistake: {n} of {of} pictures of {classes[i]} {verb} taken for {classes[j]}."
         steps.append(_step(text, "confusion"))
     return steps
 
