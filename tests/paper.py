@@ -33,7 +33,7 @@ def make_store(folder: Path, classes: tuple[str, ...] = HOSTILE, per_class: int 
             paths.append(path)
             targets.append((k + 1) % len(classes) if (k, i) == (0, 0) else k)
             splits.append("test" if i >= per_class * 3 // 4 else "train")
-            vectors.append(2.0 * (np.arange(_DIM) % len(classes) == k) + rng.normal(size=_DIM))
+            vectors.append(1.5 * (np.arange(_DIM) % len(classes) == k) + rng.normal(size=_DIM))
     copy = per_class + per_class * 3 // 4
     (folder / "pictures" / paths[copy]).write_bytes((folder / "pictures" / paths[per_class]).read_bytes())
     contents = [(folder / "pictures" / path).read_bytes() for path in paths]

@@ -14,6 +14,8 @@ from data.errors import MissingDependency
 # Components that t-SNE and UMAP start from: neighbours are the same, and distances cost a twentieth.
 _COMPONENTS = 50
 _PERPLEXITY = 30
+# With fewer pictures than these t-SNE is quicker without its approximation.
+_EXACT = 250
 # Percent of the pictures on each side that may lie beyond the map's edge: one alone would press all others together.
 _EDGE = 0.25
 
@@ -101,7 +103,8 @@ def _tsne(components: Floats, share: float, seed: int) -> FeatureMap:
     from sklearn.manifold import TSNE
 
     perplexity = min(_PERPLEXITY, max((len(components) - 1) / 3, 1))
-    model = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, n_jobs=os.cpu_count())
+    method = "exact" if len(components) < _EXACT else "barnes_hut"
+    model = TSNE(2, perplexity=perplexity, init="pca", method=method, random_state=seed, n_jobs=os.cpu_count())
     note = (
         f"t-SNE with a perplexity of {perplexity:.0f} keeps neighbours together; distances between groups, and their "
         "sizes, mean nothing (van der Maaten and Hinton 2008)."
