@@ -73,6 +73,10 @@ class TrainingError(PenultError, ValueError):
     """A network that cannot be trained so, or a training that cannot go on."""
 
 
+class Diverged(TrainingError):
+    """The loss of a training is no number any more."""
+
+
 class MissingDependency(PenultError, ImportError):
     """A package of an optional extra is not installed."""
 

@@ -14,7 +14,8 @@ from extract.tracing import Survey
 
 # Layers that change no value, and the pooling behind the last stage.
 _NOT_A_STAGE = ("Dropout", "Identity", "Permute", "Flatten", "AdaptiveAvgPool2d")
-# A module whose side shrinks to less than this of its input's holds several stages.
+# A module whose side shrinks to less than this of its input's holds several stages, unless one unpadded convolution of
+# 3 x 3 with stride 2 would do as much to a map that is small already.
 _SEVERAL = 0.4
 # A side below this of the stage's first one begins another stage: unpadded convolutions take off less.
 _ANOTHER = 0.75
@@ -65,7 +66,8 @@ def _trunk(found: Survey, crop: tuple[int, int], parent: str, side: int) -> Iter
         new = _side(found, name, crop)
         if not began or new is None:  # functions before the first module prepare the pixels
             continue
-        parts = list(_trunk(found, crop, name, side)) if new < _SEVERAL * side else []
+        several = new < min(_SEVERAL * side, (side - 3) // 2 + 1)
+        parts = list(_trunk(found, crop, name, side)) if several else []
         yield from parts or [(name, new)]
         side = new
 

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 
-from data.errors import TrainingError
+from data.errors import Diverged, TrainingError
 from finetune.candidates import Candidate, candidates_of
 from finetune.depth_results import Cost, Depth, Interval, Rung, Search
 from finetune.devices import Runner
@@ -130,12 +130,12 @@ class DepthSearch:
             raise TrainingError("no picture is held out to choose the depth by: use --keep best")
         candidates = candidates_of(ready.operated, lambda frozen, room: tuner.cut(ready, frozen, room), self.depths)
         plan = plan_rungs(len(candidates), self.budget, self.epochs)
-        tuner = dataclasses.replace(tuner, strategy=dataclasses.replace(tuner.strategy, epochs=plan[-1][1]))
+        ready = dataclasses.replace(ready, strategy=dataclasses.replace(ready.strategy, epochs=plan[-1][1]))
         kept, extracted = tuner.keep(ready, [candidate.cut for candidate in candidates])
         race = _Race(self, tuner, ready, kept, plan)
         race.run(candidates)
         chosen = race.rungs[-1].kept[0]
-        depths = self._judged(candidates, race.reached, chosen)
+        depths = self._judged([c for c in candidates if c.frozen in race.reached], race.reached, chosen)
         (winner,) = (depth for depth in depths if depth.candidate.frozen == chosen)
         scores = race.finish(winner.candidate, self.save)
         parts, targets = ready.parts, ready.roster.targets
@@ -156,7 +156,7 @@ class DepthSearch:
             cost=_cost(depths, plan[-1][1], parts, extracted, time.perf_counter() - began),
             resumed=race.resumed,
             skipped=ready.roster.skipped,
-            notes=ready.notes + [f"freeze {c.frozen}: {c.cut.why}" for c in candidates if c.cut.why],
+            notes=ready.notes + race.notes + [f"freeze {c.frozen}: {c.cut.why}" for c in candidates if c.cut.why],
         )
 
     def _judged(self, candidates: list[Candidate], reached: dict[int, list[Reached]], chosen: int) -> list[Depth]:
@@ -181,6 +181,7 @@ class _Race:
         self.plan = plan
         self.rungs: list[Rung] = []
         self.reached: dict[int, list[Reached]] = {}
+        self.notes: list[str] = []
         # what every depth starts from; a copy, since they share one network in turn
         self._before = {k: v.detach().clone() for k, v in ready.operated.network.state_dict().items()}
         output = tuner.output
@@ -196,9 +197,17 @@ class _Race:
         total = sum(n * (until - before) for (n, until), before in zip(self.plan, befores, strict=False))
         done = 0
         for number, ((_, until), before) in enumerate(zip(self.plan, befores, strict=False), 1):
-            for candidate in running:
-                self.reached.setdefault(candidate.frozen, []).append(self._reach(candidate, until, done, total))
+            for candidate in list(running):
+                try:
+                    reached = self._reach(candidate, until, done, total)
+                except Diverged as error:
+                    self.notes.append(f"{error}: it left the race")
+                    running = [other for other in running if other is not candidate]
+                else:
+                    self.reached.setdefault(candidate.frozen, []).append(reached)
                 done += until - before
+            if not running:
+                raise TrainingError(f"every depth diverged: {self.notes[0].removesuffix(': it left the race')}")
             stand = {c.frozen: self.reached[c.frozen][-1] for c in running}
             order = sorted(running, key=lambda c: (*stand[c.frozen].merit, c.frozen), reverse=True)
             going_on = order[: self.plan[number][0] if number < len(self.plan) else 1]
@@ -212,7 +221,7 @@ class _Race:
         """Return how a depth is trained."""
         n = len(self.ready.operated.stages)
         mode = "full" if not frozen else "head" if frozen > n else "partial"
-        return dataclasses.replace(self.tuner.strategy, mode=mode, freeze=frozen if mode == "partial" else 0)
+        return dataclasses.replace(self.ready.strategy, mode=mode, freeze=frozen if mode == "partial" else 0)
 
     def finish(self, candidate: Candidate, save: bool) -> Floats:
         """Return the winner's scores of the pictures that measure; write it; remove what is no longer needed."""
@@ -241,7 +250,7 @@ class _Race:
         try:
             trained = trainer.run(until)
         except TrainingError as error:
-            raise TrainingError(f"with {candidate.frozen} stages frozen {error}") from None
+            raise type(error)(f"with {candidate.frozen} stages frozen {error}") from None
         choose = self.ready.parts.choose
         right = trainer.scores(choose).argmax(axis=1) == self.ready.roster.targets[choose]
         reached = Reached(trained.epochs, trained.kept, right)

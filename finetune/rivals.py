@@ -13,8 +13,9 @@ from extract.listed import extract_listed
 from extract.networks import Setup
 from extract.results import Progress
 from extract.wanted import Wanted, wanted_of
+from finetune.results import Array, Tuning
 from finetune.strategies import make_strategy
-from finetune.tuning import Array, Tuner, Tuning
+from finetune.tuning import Tuner
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data.errors import TrainingError, first_line
+from data.errors import Diverged, TrainingError, first_line
 from finetune.devices import Runner
 from finetune.pictures import Rows
 from finetune.state import State, clear_state, read_state, write_state
@@ -283,7 +283,7 @@ class Trainer:
 
     def _refuse_divergence(self, loss: float, number: int) -> None:
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise Diverged(
                 f"the loss is {loss} in epoch {number}: lower the learning rate (--lr, now {self.strategy.lr:g}), or "
                 "let it rise more slowly (--warmup)"
             )

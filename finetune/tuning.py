@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from data.errors import TrainingError
@@ -18,7 +17,6 @@ from data.images import ImageSet
 from data.spec import FeatureSpec
 from data.splits import SplitRule
 from data.store import FeatureStore, Samples
-from data.views import Skipped
 from extract.backbones import DEFAULT_BACKBONE, PENULTIMATE, Options
 from extract.checkpoints import read_checkpoint
 from extract.networks import Setup
@@ -30,109 +28,10 @@ from finetune.checkpoint import refuse_overwrite, save_checkpoint
 from finetune.costs import BACKWARD, macs_behind
 from finetune.devices import Runner
 from finetune.pictures import Inputs, Parts, Roster, divide, roster_of_images, roster_of_store
+from finetune.results import Array, Tuning
 from finetune.strategies import Strategy
 from finetune.surgery import Operated, depths_of, freeze, operate, set_last_layer
-from finetune.trainer import Course, Epoch, Floats, Source, Trained, Trainer
-
-Array = npt.NDArray[Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """What a fine-tuning gave.
-
-    Parameters
-    ----------
-    checkpoint : Path
-    strategy : Strategy
-    backbone, fingerprint : str
-        The network, and the fingerprint of its penultimate features now.
-    n_stages, frozen : int
-        Stages of the network, and how many of them were not trained.
-    parts : Parts
-        Which pictures were used for what.
-    classes : list of str
-    targets : ndarray of shape (n,), int64
-        Of the pictures measured on.
-    scores : ndarray of shape (n, k), float32
-        What the network says of them.
-    before : float or None
-        Accuracy on them before any training, where the last layer did not start at random.
-    epochs : list of Epoch
-    kept, resumed : int
-        As in `finetune.trainer.Trained`.
-    passes : dict of str to int
-        Pictures that went through the network: ``extracted`` once through its frozen part, ``trained`` forward and
-        backward through what is trained, ``measured`` forward alone.
-    cost : float
-        The same in pictures that go once, forward, through all of it: a step of training counts as three.
-    seconds : float
-        In all, of this run.
-    saved_seconds : float
-        Of earlier runs, to compute activations that were there already.
-    cached : str
-        Layer whose activations were kept; empty where all of the network was run in every epoch.
-    skipped : list of Skipped
-    notes : list of str
-    """
-
-    checkpoint: Path
-    strategy: Strategy
-    backbone: str
-    fingerprint: str
-    n_stages: int
-    frozen: int
-    parts: Parts
-    classes: list[str]
-    targets: Array
-    scores: Floats
-    before: float | None
-    epochs: list[Epoch]
-    kept: int
-    resumed: int
-    passes: dict[str, int]
-    cost: float
-    seconds: float
-    saved_seconds: float
-    cached: str
-    skipped: list[Skipped]
-    notes: list[str]
-
-    @property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """Which of the pictures measured on it classifies rightly, (n,)."""
-        answers: npt.NDArray[np.bool_] = self.scores.argmax(axis=1) == self.targets
-        return answers
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the results as `finetune --json` prints them."""
-        best = self.epochs[self.kept - 1]
-        return {
-            "checkpoint": str(self.checkpoint),
-            "mode": self.strategy.mode,
-            "backbone": self.backbone,
-            "fingerprint": self.fingerprint,
-            "strategy": dataclasses.asdict(self.strategy),
-            "stages": self.n_stages,
-            "frozen_stages": self.frozen,
-            "cached": self.cached,
-            "n_train": len(self.parts.train),
-            "chosen_on": self.parts.chosen_on,
-            "n_choose": len(self.parts.choose),
-            "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
-            "kept_epoch": self.kept,
-            "resumed_epochs": self.resumed,
-            "best_accuracy": best.accuracy,
-            "split": self.parts.measured_on,
-            "n": len(self.targets),
-            "accuracy": float(self.right.mean()),
-            "accuracy_before_training": self.before,
-            "passes": self.passes,
-            "cost": round(self.cost, 1),
-            "seconds": round(self.seconds, 3),
-            "skipped": [{"path": s.path, "reason": s.reason} for s in self.skipped],
-            "notes": self.notes,
-        }
+from finetune.trainer import Course, Epoch, Source, Trained, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +40,8 @@ class Ready:
 
     Parameters
     ----------
+    strategy : Strategy
+        With nothing left open.
     roster : Roster
     parts : Parts
     operated : Operated
@@ -153,6 +54,7 @@ class Ready:
         What the user should know.
     """
 
+    strategy: Strategy
     roster: Roster
     parts: Parts
     operated: Operated
@@ -234,8 +136,7 @@ class Tuner:
         began = time.perf_counter()
         runner = Runner(self.device, self.strategy.precision)
         ready = self.prepare()
-        strategy = self.strategy
-        roster, parts, operated = ready.roster, ready.parts, ready.operated
+        strategy, roster, parts, operated = ready.strategy, ready.roster, ready.parts, ready.operated
         cut = self.cut(ready, strategy.frozen(len(operated.stages)))
         kept, extracted = self.keep(ready, [cut])
         course = self.course(ready, cut, kept)
@@ -310,13 +211,13 @@ class Tuner:
         backbone, options = self._network
         operated = operate(backbone, weights, len(roster.classes), options, strategy.seed, partial=self.partial)
         pixels = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers, strategy.views)
-        ready = Ready(roster, parts, operated, None, pixels, [*roster.notes, *operated.report])
+        ready = Ready(strategy, roster, parts, operated, None, pixels, [*roster.notes, *operated.report])
         given = self._beginning(ready)
         if given:
             set_last_layer(operated.network, given.weight, given.bias, given.rows)
             ready.notes.extend(given.report)
-        self.strategy = self.strategy.settled(known=given is not None and given.complete)
-        return dataclasses.replace(ready, given=given)
+        settled = strategy.settled(known=given is not None and given.complete)
+        return dataclasses.replace(ready, strategy=settled, given=given)
 
     def cut(self, ready: Ready, frozen: int, room: int = CACHE_LIMIT) -> Cut:
         """Say where the network is cut if `frozen` stages are not trained and activations may take `room` bytes."""
@@ -344,7 +245,7 @@ class Tuner:
         kept : mapping of str to sequence of str
             As `keep` gives it.
         """
-        operated, parts, strategy = ready.operated, ready.parts, self.strategy
+        operated, parts, strategy = ready.operated, ready.parts, ready.strategy
         source: Source = ready.pixels
         path: torch.nn.Module = operated.network
         if cut.layer:
@@ -375,7 +276,7 @@ class Tuner:
         """Name everything that decides the result, so that only the same training is taken up again."""
         given = ready.given
         facts = {
-            "strategy": dataclasses.asdict(self.strategy),
+            "strategy": dataclasses.asdict(ready.strategy),
             "spec": ready.operated.spec.canonical_json(),
             "pictures": ready.roster.identity,
             "on": self.on or "",

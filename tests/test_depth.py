@@ -261,8 +261,8 @@ def test_impossible_searches_are_refused(ready, folder, store, tmp_path):
     ):
         with pytest.raises(TrainingError, match=message):
             candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room), depths)
-    with pytest.raises(TrainingError, match=r"with 3 stages frozen the loss is"):
-        search(store, tmp_path / "net.ckpt", (3, 6), lr=1e30).run()
+    with pytest.raises(TrainingError, match=r"every depth diverged: with 0 stages frozen the loss is"):
+        search(store, tmp_path / "net.ckpt", (0, 3), lr=1e30).run()
     done = penult("depth", folder / "pictures", *SMALL, "--epochs", "4", "--budget", "2")
     assert done.returncode == 2
     assert "name one of them" in done.stderr
@@ -276,3 +276,16 @@ def test_without_an_output_nothing_is_left(folder, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "accuracy on 12 pictures of test" in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_depth_that_diverges_leaves_the_race_to_the_others(store, tmp_path, monkeypatch):
+    real = Trainer._refuse_divergence
+
+    def refuse(self, loss, number):
+        real(self, float("nan") if self.course.freezing.stages == 0 else loss, number)
+
+    monkeypatch.setattr(Trainer, "_refuse_divergence", refuse)
+    found = search(store, tmp_path / "net.ckpt").run()
+    assert [depth.candidate.frozen for depth in found.depths] == [3, 6]
+    assert "with 0 stages frozen the loss is nan in epoch 1" in found.notes[-1]
+    assert found.notes[-1].endswith("it left the race")

@@ -256,6 +256,11 @@ def test_all_stages_are_the_last_layers_of_each(name):
     assert all(np.isfinite(vectors).all() for vectors in got)
 
 
+def test_small_pictures_have_the_same_stages():
+    backbone = open_backbone("inception_v3", "random", options=Options(input_size=96), outputs=[Output("all-stages")])
+    assert [s.layer for s in backbone.specs] == STAGES["inception_v3"]
+
+
 def test_torchvisions_vit_has_its_blocks_for_stages():
     backbone = open_backbone("vit_b_32", "random", outputs=[Output("all-stages", "cls")])
     assert [s.layer for s in backbone.specs] == [f"encoder.layers.encoder_layer_{i}" for i in range(12)]

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         wrong_usage("depth", "--epochs and --budget say the same: name one of them")
     if arguments.png:
         Canvas(Path(arguments.png), 1).check()
-    changes = {"augment": "flip", **changes_of(arguments, "mode", "epochs"), "schedule": "cooldown"}
+    # the rates of every depth fall only once the race is over, and some pictures must choose
+    changes = {"augment": "flip", **changes_of(arguments, "mode", "epochs"), "schedule": "cooldown", "keep": "best"}
     with contextlib.ExitStack() as stack:
         spare = "" if arguments.output else stack.enter_context(TemporaryDirectory(prefix="penult-depth-"))
         output = Path(arguments.output or spare, "" if arguments.output else "network")
