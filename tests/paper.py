@@ -13,7 +13,7 @@ from data.publish import publish
 from data.staging import new_run_id, stage_block
 from data.store import FeatureStore
 
-HOSTILE = ("<img src=x onerror=document.title='owned'>", "</script><b>bold", "plain & \"quoted\", it's")
+HOSTILE = ("<img src=x onerror=document.title='owned'>", "</script><b>bold", 'plain & "quoted", it\'s')
 REQUEST = {"backbone": "timm/test_resnet", "weights": {"random": 0}, "options": {}, "versions": {}}
 _DIM = 12
 

@@ -80,7 +80,9 @@ def test_what_is_wrong_with_a_file_is_said_in_one_sentence(store, tmp_path):
 
 
 def test_fit_says_what_was_corrected_and_the_head_remembers(store, tmp_path):
-    file = write(tmp_path / "c.csv", [row_of(store, 0, HOSTILE[0]), row_of(store, 5, "drop"), row_of(store, 15, "drop")])
+    file = write(
+        tmp_path / "c.csv", [row_of(store, 0, HOSTILE[0]), row_of(store, 5, "drop"), row_of(store, 15, "drop")]
+    )
     command = ("fit", store.path, "--head", "ridge", "-o", tmp_path / "r.head", "--relabel", file)
     done = penult(*command, "--json", tmp_path / "fit.json")
     assert done.returncode == 0, done.stderr

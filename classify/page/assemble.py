@@ -148,9 +148,9 @@ def write_report(
     fixed = len(_fill({**content, "thumbs": []}))
     on_stage("thumbnails")
     thumbnails = make_thumbnails(look, chosen.rows, chosen.large, max(size - fixed, 0), on_progress)
-    steps = words.next_steps(found, thumbnails.gone if look else 0)
+    steps = words.next_steps(found, thumbnails.gone if thumbnails.uris else 0)
     content["thumbs"] = [thumbnails.uris.get(row, "") for row in chosen.rows]
-    content["thumbnails"] = _told(thumbnails, look is not None)
+    content["thumbnails"] = _told(thumbnails)
     content["steps"] = steps
     page = _fill(content)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,9 +166,9 @@ def write_report(
     )
 
 
-def _told(found: Thumbnails, opened: bool) -> str:
-    if not opened:
-        return "The pictures are not here: the report names them, and shows none."
+def _told(found: Thumbnails) -> str:
+    if not found.uris and found.gone:
+        return "The pictures are not where they were: this report names them and shows none (--images says where)."
     parts = []
     if found.gone:
         parts.append(f"{found.gone:,} pictures are gone or have changed since, and have no thumbnail")

@@ -91,7 +91,7 @@ function walk(event, buttons) {
 
 function matrixCanvas(choose) {
   const matrix = counts();
-  const size = Math.max(7, Math.min(14, Math.floor(900 / K)));
+  const size = Math.max(5, Math.floor(620 / K));
   const side = size * K;
   const ratio = devicePixelRatio || 1;
   const canvas = el("canvas", { width: side * ratio, height: side * ratio, tabindex: 0, role: "application", "aria-label": "confusion matrix: arrows move, Enter opens the pictures of a cell", style: { width: `${side}px`, height: `${side}px` } });
@@ -150,7 +150,7 @@ function matrixCanvas(choose) {
     move(i, j, box.left + j * size, box.top + i * size);
   });
   draw();
-  return el("div", { class: "scroll tall" }, canvas);
+  return el("div", { class: "scroll tall many" }, canvas);
 }
 
 // The pairs of classes that are mixed up most, both ways together.

@@ -23,6 +23,8 @@ LARGE, SMALL = 168, 84  # longer side, in pixels: on a card of the review, and o
 # Pictures up to this size are kept to the pixel, and the page enlarges them so that their pixels are seen.
 TINY = 40
 _QUALITY = 72
+# What a thumbnail takes on the page, in bytes and at most as a rule: photographs of insects, flowers and food.
+_LARGE_BYTES, _SMALL_BYTES = 8000, 2800
 _WORKERS = 4
 _AHEAD = 4
 
@@ -62,7 +64,7 @@ def make_thumbnails(
     rows : sequence of int
         What `look` takes, the most useful first.
     large : int
-        How many of the first are made large.
+        How many of the first are made large, whatever else fits; where all do, all are.
     budget : int
         Bytes that the data URIs may take together.
     on_progress : callable, optional
@@ -70,6 +72,7 @@ def make_thumbnails(
     """
     uris: dict[int, str] = {}
     spent = gone = 0
+    large = max(large, (budget - _SMALL_BYTES * len(rows)) // (_LARGE_BYTES - _SMALL_BYTES))
     for done, (row, uri) in enumerate(_in_order(look, rows, large), 1):
         if on_progress:
             on_progress(done, len(rows))
