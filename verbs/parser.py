@@ -20,6 +20,7 @@ from verbs import (
     pack,
     predict,
     probe_preprocess,
+    report,
     verify,
 )
 from verbs.arguments import Adder
@@ -33,6 +34,7 @@ VERBS = {
     "compare": compare,
     "audit": audit,
     "advise": advise,
+    "report": report,
     "finetune": finetune,
     "depth": depth,
     "info": info,
