@@ -427,7 +427,7 @@ def test_a_bar_names_what_it_counts_before_it_knows_how_many():
             ["fit", "f.h5", "--head", "lr", "--tune=val", "--qqq"],
             "penult fit: error: no option --qqq (penult fit --help",
         ),
-        (["eval", "lr.head"], "penult eval: error: the following arguments are required: STORE"),
+        (["eval", "lr.head"], "penult eval: error: name heads and the store to measure them on"),
         (
             ["finetune", "x", "--mode", "scratch", "--weights", "w.pth", "-o", "c"],
             "penult finetune: error: --mode scratch begins with random weights: leave out --weights",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from classify.page.thumbnails import Look, Pixels
     from classify.probing import Original
+    from data.images import ImageSet
     from data.spec import FeatureSpec, Source
     from data.store import FeatureStore
 
@@ -110,20 +111,30 @@ def _look(store: "FeatureStore", dataset: str | None, images: str | None, stack:
     import dataclasses
 
     from data.errors import PenultError
+    from data.thumbnails import thumbnails_of
     from extract.datasets import image_set_of
     from extract.decode import decode, pillow_settings
 
     view = store.view(dataset)
-    if images:
-        view = dataclasses.replace(view, root=str(Path(images).resolve()))
-    try:
-        pictures = image_set_of(view)
-    except PenultError:
-        return None
     digests = view.digests.tolist()
     stack.enter_context(pillow_settings())
+    small = thumbnails_of(store.path)
+    if small:
+        stack.enter_context(small)
+    if images:
+        view = dataclasses.replace(view, root=str(Path(images).resolve()))
+    pictures: ImageSet | None = None
+    with contextlib.suppress(PenultError):
+        pictures = image_set_of(view)
+    if pictures is None and small is None:
+        return None
 
     def look(row: int, shorter: int) -> "Pixels | None":
+        packed = small.get(digests[row]) if small else None
+        if packed is not None:
+            return decode(packed)
+        if pictures is None:
+            return None
         data = pictures.read(row).data
         if hashlib.sha256(data).hexdigest().encode() != digests[row]:
             return None  # it is another picture by now
@@ -144,7 +155,10 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _licence(store: "FeatureStore", spec: "FeatureSpec") -> str:
-    """Return the licence of the weights behind features, as far as it is known without torch."""
-    request = store.features()[spec.fingerprint].source.request
-    named = request.get("weights", {}).get("named")
-    return "Apache-2.0" if (request.get("backbone"), named) == ("efficientnet_lite0", "default") else ""
+    """Return the licence of the weights behind features, as far as it is known; without torch that is little."""
+    from data.errors import BackboneError, MissingDependency
+    from extract.licences import licence_of
+
+    with contextlib.suppress(BackboneError, MissingDependency, ImportError):
+        return licence_of(store.features()[spec.fingerprint].source)
+    return ""
