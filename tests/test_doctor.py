@@ -22,9 +22,10 @@ from extract.apart import Answer, run_apart
 from extract.backbones import Options
 from extract.doctor import examine
 from extract.doctor_report import print_examination
-from extract.estimate import draw, glance, measure_job
+from extract.estimate import draw, measure_job
 from extract.extractor import Extractor
 from extract.findings import problems_of
+from extract.glance import glance
 from extract.machine import extras, free_bytes, strangers, versions
 from extract.networks import Setup
 from extract.places import cached_networks, caches, has_weights
