@@ -15,10 +15,10 @@ from data.errors import ImageSetError
 from data.images import ImageSet
 from data.layout import BLOCK_ROWS
 from extract.apart import Facts
+from extract.at_hand import has_weights
 from extract.flow import SAMPLE, available_cores, decoding, flow
 from extract.glance import Glance
 from extract.networks import Network, Setup
-from extract.places import has_weights
 from extract.reader import Picture, read_picture
 from extract.wanted import Wanted
 

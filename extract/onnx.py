@@ -18,9 +18,9 @@ from torch import nn
 
 from data.errors import EngineError, MissingDependency, first_line
 from data.staging import write_atomically
+from extract.at_hand import graph_folder
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.places import graph_folder
 
 _OPSET = 17
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.
