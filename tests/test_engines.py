@@ -508,12 +508,12 @@ def test_lanes_and_threads_share_the_cores(cores, lanes, threads):
 
 
 def test_the_cpu_engines_take_their_lanes_and_batches_from_the_cores(monkeypatch, resnet, photos):
-    monkeypatch.setattr("extract.engines.available_cores", lambda: 64)
+    monkeypatch.setattr("extract.flow.available_cores", lambda: 64)
     for name in ("torch", "onnx"):
         engine = open_engine(resnet, Setup(name, "cpu"), photos)
         assert (engine.lanes, engine.batch_size) == (16, 4)
         assert open_engine(resnet, Setup(name, "cpu", batch_size=9), photos).batch_size == 9
-    monkeypatch.setattr("extract.engines.available_cores", lambda: 2)
+    monkeypatch.setattr("extract.flow.available_cores", lambda: 2)
     assert open_engine(resnet, TORCH, photos).lanes == 2
 
 

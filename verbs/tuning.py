@@ -22,6 +22,8 @@ from verbs.arguments import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from data.terminal import ProgressDisplay
     from extract.backbones import Options
     from finetune.strategies import Strategy
@@ -168,3 +170,20 @@ def tuner_of(
         on_picture=display.update,
         **more,
     )
+
+
+def print_kept_activations(console: "Console", source: str) -> None:
+    """Say what activations of frozen stages take in a store, and how they leave it."""
+    from data.report import is_store
+    from data.store import FeatureStore
+    from data.terminal import printable, size
+
+    if not is_store(Path(source)):
+        return
+    kept = sum(info.nbytes for info in FeatureStore(source).features().values() if info.spec.is_activations)
+    if kept:
+        name = printable(source)
+        console.print(
+            f"{name} keeps activations of frozen stages for next time, {size(kept)}: `penult drop {name} "
+            "--activations` frees them"
+        )
