@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from data import VERSION
@@ -23,8 +22,6 @@ from data.tail import Exportable
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.embed import reopen_all
-from extract.engines import TorchEngine
-from extract.flow import decoding
 from extract.fused import Fused
 from extract.graphs import export_graph
 from extract.licences import licence_of
@@ -38,19 +35,13 @@ from extract.model import (
     PROBABILITIES,
     OnnxModel,
 )
-from extract.networks import Feature, Inputs, Network, Setup
-from extract.preprocess import recipes, to_inputs
-from extract.reader import read_picture
+from extract.networks import Feature
+from extract.parity import Answer, Check, Probabilities
+from extract.preprocess import recipes
 from extract.session import OPSET, PIXELS
 
-# Largest difference of a probability, beyond which an export is refused; float32 explains some 1e-6.
-TOLERANCE = 1e-4
-# Pictures that the export is compared on: ten times as many find no larger difference, and cost ten times as much.
-CHECKED = 64
 KINDS = (".onnx", ".pt2")
 _INSTALL = "install it with `pip install 'penult[extract]'`"
-
-Probabilities = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +138,8 @@ def export_head(
     kind = _kind(head, path)
     backbone, features = _network_of(head, weights, projections)
     fused = Fused(backbone, features, _widths(backbone), head.tail).eval()
-    check = _Check.of(head, backbone, features, pictures)
+    (prepared,) = recipes(_prepared(backbone.spec))
+    check = Check.of(head, backbone, features, prepared, pictures)
     metadata = _metadata(head, backbone, features)
     content, answer = _FORMATS[kind](fused, metadata, f"{head.name} on {backbone.spec.title}")
     difference, same = check.compare(head.name, answer)
@@ -246,9 +238,6 @@ def _metadata(head: Exportable, backbone: Backbone, features: Sequence[Feature])
     }
 
 
-Answer = Callable[[Pixels], Probabilities]
-
-
 def _onnx(fused: Fused, metadata: dict[str, str], title: str) -> tuple[bytes, Answer]:
     *size, channels = json.loads(metadata[PREPROCESSING])["input"]["shape"][1:]
     content = export_graph(fused, (*size, channels), (PROBABILITIES, "logits"), title)
@@ -289,71 +278,3 @@ def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
     model.producer_name, model.producer_version = "penult", VERSION
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Check:
-    """Pictures as the graph takes them, (n, h, w, c) uint8, and what the head says of each, (n, k)."""
-
-    pixels: Pixels
-    expected: Probabilities
-    drawn: bool
-
-    @classmethod
-    def of(
-        cls, head: Exportable, backbone: Backbone, features: Sequence[Feature], pictures: Pictures | None
-    ) -> "_Check":
-        """Run the reference, PyTorch in float32 and then the head, on some pictures."""
-        network = Network(features)
-        (prepared,) = recipes(_prepared(backbone.spec))
-        wanted = tuple(dict.fromkeys((prepared, *network.recipes)))
-        with decoding():
-            found = _read(pictures, wanted) if pictures is not None else []
-            inputs = found or [dict(zip(wanted, to_inputs(p, wanted, b""), strict=True)) for p in _drawn()]
-            network.engine = TorchEngine(backbone, Setup("torch", "cpu", precision="float32"))
-            parts = [network.compute(inputs[i : i + 8]) for i in range(0, len(inputs), 8)]
-        vectors = np.concatenate([np.concatenate(part, axis=1) for part in parts])
-        return cls(np.stack([i[prepared] for i in inputs]), head.predict_proba(vectors), not found)
-
-    def compare(self, name: str, answer: Answer) -> tuple[float, int]:
-        """Return the largest difference of a probability, and of how many pictures the class is the same.
-
-        Raises
-        ------
-        EngineError
-            If the difference is too large.
-        """
-        # batches of five and what is left, and one alone: the number of pictures must not matter
-        parts = [answer(self.pixels[i : i + 5]) for i in range(0, len(self.pixels), 5)]
-        parts[0][0] = answer(self.pixels[:1])[0]
-        found = np.concatenate(parts)
-        difference = float(np.abs(found - self.expected).max())
-        if not difference <= TOLERANCE:
-            raise EngineError(
-                f"the export of {name} is off by {difference:.1e} in a probability, measured on {len(self.pixels)} "
-                f"pictures, where {TOLERANCE:.0e} is allowed: nothing was written; predict from the head itself"
-            )
-        return difference, int((found.argmax(axis=1) == self.expected.argmax(axis=1)).sum())
-
-
-def _read(pictures: Pictures, wanted: tuple[Any, ...]) -> list[Inputs]:
-    """Return up to `CHECKED` pictures, evenly over all, that can be read."""
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(CHECKED, len(pictures))).round().astype(int))
-    read = [read_picture(pictures, i, lambda _: wanted) for i in chosen.tolist()]
-    return [picture.inputs for picture in read if picture.inputs]
-
-
-def _drawn() -> list[Pixels]:
-    """Return pictures of soft colours with fine noise, of many sizes: in contrast and brightness all kinds."""
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(CHECKED):
-        height, width = rng.integers(120, 400, 2).tolist()
-        steps = rng.integers(2, 12)
-        coarse = rng.normal(size=(steps, steps, 3)) * rng.uniform(20, 90)
-        rows, columns = (np.arange(n) * steps // n for n in (height, width))
-        noise = rng.normal(size=(height, width, 3)) * rng.uniform(0, 40)
-        opaque = np.full((height, width, 1), 255.0)
-        colours = rng.uniform(60, 200, 3) + coarse[rows][:, columns] + noise
-        drawn.append(np.concatenate([colours, opaque], axis=2).clip(0, 255).astype(np.uint8))
-    return drawn

@@ -23,7 +23,7 @@ from extract.export import with_metadata
 from extract.flow import BATCH_ON_CPU, decoding
 from extract.model import ABOUT, OnnxModel
 from extract.preprocess import recipes
-from extract.reader import read_picture
+from extract.reader import read_some
 from extract.session import PIXELS
 
 OnProgress = Callable[[int, int, int], None]
@@ -100,7 +100,8 @@ def write_int8(
     Raises
     ------
     EngineError
-        If none of the pictures can be read, or the graph cannot be quantised; nothing is written.
+        If none of the pictures can be read, the graph cannot be quantised, or what comes of it is not finite; nothing
+        is written.
     DiskFull
         If it does not fit.
     """
@@ -118,6 +119,8 @@ def write_int8(
 
         costs.append(Answers(*_answers(model, measured_on, rows, told), size, _milliseconds(model, sample)))
     cost = Cost(*costs)
+    if len(cost.int8.right) != len(cost.float32.right):
+        raise EngineError("in 8 bits the network gives NaN or infinity for some pictures: export without --int8")
     about = plain.about
     about["parity"]["of"] = "float32"
     about["int8"] = {
@@ -149,13 +152,11 @@ def _answers(
 def _prepared(model: OnnxModel, pictures: Pictures, count: int) -> Pixels:
     """Return pictures as the model takes them, up to `count` of them, evenly over all."""
     (recipe,) = recipes(model.pixels)
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(count, len(pictures))).round().astype(int))
     with decoding():
-        read = [read_picture(pictures, i, lambda _: (recipe,)) for i in chosen.tolist()]
-    found = [picture.inputs[recipe] for picture in read if picture.inputs]
+        found = read_some(pictures, count, (recipe,))
     if not found:
-        raise EngineError(f"none of {len(chosen)} pictures could be read ({read[0].reason}): put them back")
-    return np.stack(found)
+        raise EngineError("none of the pictures could be read: put them back where they were")
+    return np.stack([inputs[recipe] for inputs in found])
 
 
 def _batches(model: OnnxModel, pictures: Pictures) -> list[Pixels]:

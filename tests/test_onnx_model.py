@@ -25,9 +25,10 @@ from data.spec import Source
 from data.tail import Tail
 from data.terminal import PlainTerminal, ProgressDisplay
 from extract.embed import reopen_cached
-from extract.export import TOLERANCE, export_head
+from extract.export import export_head
 from extract.fused import _TAILS, _Calibration
 from extract.model import OnnxModel
+from extract.parity import TOLERANCE
 
 EXPORTABLE = sorted(set(HEADS) - {"knn"})
 # What a machine may lack that only predicts with an exported model.
@@ -187,9 +188,14 @@ def test_what_cannot_be_exported_is_refused_and_leaves_no_file(work, tmp_path):
         export_head(of_view(head, "top-left"), path)
     with pytest.raises(HeadError, match=r"several networks.*fit a head on the features of one network"):
         export_head(changed(head, sources=(*head.sources, Source(other, {}))), path)
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "gone/a.png").write_bytes(b"")
+    gone = open_images(tmp_path / "gone")
+    with pytest.raises(EngineError, match=r"none of the pictures .* can be read: put them back"):
+        export_head(head, path, pictures=gone)
     with pytest.raises(HeadError, match=r"end it in .onnx or .pt2"):
         export_head(head, tmp_path / "m.bin")
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["gone"]
 
 
 def test_an_export_that_says_something_else_is_not_written(work, tmp_path):
