@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     from verbs.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
+    if arguments.json == "-" == getattr(arguments, "csv", None):
+        print("penult: error: --json - and --csv - are both standard output: name a file for one", file=sys.stderr)
+        return 2
     from data.errors import PenultError
 
     try:

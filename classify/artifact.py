@@ -137,6 +137,7 @@ def save_head(
     *,
     request: dict[str, Any] | Sequence[dict[str, Any]],
     weights_file: str | Sequence[str],
+    corrections: dict[str, Any] | None = None,
 ) -> None:
     """Write a head; the same training gives the same bytes.
 
@@ -153,6 +154,8 @@ def save_head(
         network again; one for each feature.
     weights_file : str or sequence of str
         Where the weights lay if they were a file; a hint, which the digest in the spec checks. One for each feature.
+    corrections : dict, optional
+        What corrected labels did to `samples` (`data.relabel.Corrections.count`).
 
     Raises
     ------
@@ -177,6 +180,7 @@ def save_head(
             "n": len(samples),
             "views": 1 + len(samples.others),
             "identity": training_identity(samples),
+            **({"corrections": corrections} if corrections else {}),
         },
         "selection": {
             "tuned_on": training.tuned_on,
@@ -250,6 +254,8 @@ def refuse_overwrite(path: Path) -> None:
         If it would be in a bundle.
     """
     refuse_inside(path)
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a file, such as {path / 'lr.head'}")
     if path.exists():
         try:
             old = load_head(path).kind
@@ -275,6 +281,8 @@ def load_head(path: Path) -> TrainedHead:
     if is_bundle(path):
         names = ", ".join(str(head) for head in read_bundle(path).heads().values()) or "but it holds none"
         raise HeadError(f"{path} is a bundle: name a head of it, {names}")
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a head's file")
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
     try:

@@ -60,6 +60,9 @@ def print_training(console: Console, fitted: Fitted) -> None:
         f"{training.kind}{f' ({settings})' if settings else ''} trained on {n_train} pictures"
         f"{f' in {views} views' if views > 1 else ''} in {duration(training.seconds)}{score}",
     )
+    if fitted.corrected:
+        changed, dropped = fitted.corrected["relabelled"], fitted.corrected["dropped"]
+        console.print(f"labels corrected before: {changed}, pictures left out: {dropped}; the store is unchanged")
     if training.gap:
         console.print(f"its objective is within {training.gap:.0e} of the optimum, relatively (duality gap)")
     _print_calibration(console, training)

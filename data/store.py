@@ -17,6 +17,7 @@ from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
 from data.provenance import extraction_milliseconds, merged_runs
 from data.reading import Located, StoredVectors, locate
+from data.relabel import Corrections
 from data.shown import Facts, Shown, show_samples, show_store
 from data.spec import FeatureSpec, Source, only, refuse_other
 from data.staging import staged_blocks
@@ -145,6 +146,8 @@ class FeatureStore(Shown):
     ----------
     path : path
         The file or folder. It is opened by each method and closed again.
+    corrections : Corrections, optional
+        Labels to read instead of those that are stored.
 
     Examples
     --------
@@ -154,8 +157,8 @@ class FeatureStore(Shown):
       image set  pictures: 36 pictures, 3 classes (bird, cat, dog); test 12, train 24
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], corrections: Corrections | None = None) -> None:
+        self.path, self.corrections = Path(path), corrections
 
     def _shown(self) -> tuple[str, Facts]:
         return show_store(self)
@@ -265,6 +268,8 @@ class FeatureStore(Shown):
             If the store has no features of `spec`; names the fields that differ.
         DamagedStore
             If the bytes are not those that were written.
+        ImageSetError
+            If a correction is of no picture or class of the image set.
 
         Examples
         --------
@@ -306,7 +311,7 @@ class FeatureStore(Shown):
                 held: list[Any] = [vectors.keeping(self.part_paths()) for vectors in every_view]
             else:
                 held = [vectors[:] for vectors in every_view]
-            return Samples(
+            samples = Samples(
                 X=held[0],
                 y=view.targets[rows].astype(np.int32, copy=False),
                 classes=view.classes,
@@ -318,6 +323,7 @@ class FeatureStore(Shown):
                 others=tuple(held[1:]),
                 widths=widths,
             )
+            return self.corrections.apply(samples, view, str(self.path)) if self.corrections else samples
 
     def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
         """Return the vectors of some contents, (n, dim), in the order asked for.

@@ -70,7 +70,7 @@ class ProgressDisplay:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.completed}/{task.total} {task.fields[what]}"),
+                TextColumn("{task.fields[count]}"),
                 BarColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
@@ -80,7 +80,7 @@ class ProgressDisplay:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=None, what=self.what, rate="", skipped="", remark="")
+            self._task = self._bar.add_task("", total=None, count=self.what, rate="", skipped="", remark="")
         return self
 
     def __exit__(
@@ -96,12 +96,15 @@ class ProgressDisplay:
         self.what = what
         self._start = time.monotonic()
         self._first: int | None = None
+        self._going = False
 
     def update(self, done: int, total: int, skipped: int = 0) -> None:
         """Show that `done` of `total` are done."""
         if self._first is None:  # what was known before takes no time and must not count in the rate
             self._first = done
         now = time.monotonic()
+        if not self._going and done > self._first:  # nor must what came before: opening a network takes seconds
+            self._first, self._start, self._going = done, now, True
         rate = (done - self._first) / max(now - self._start, 1e-9)
         if self._bar is not None:
             shown = f"{rate:,.1f}/s" if done > self._first else ""
@@ -109,15 +112,15 @@ class ProgressDisplay:
                 self._task,
                 completed=done,
                 total=total,
-                what=self.what,
+                count=f"{done}/{total} {self.what}",
                 rate=shown,
                 skipped=f"{skipped} skipped" if skipped else "",
             )
-        elif now - self._last_line >= self._every and done < total and rate > 0:
+        elif now - self._last_line >= self._every and 0 < done < total:
             self._last_line = now
-            left = duration((total - done) / rate)
+            left = f", {rate:,.1f}/s, {duration((total - done) / rate)} left" if rate > 0 else ""
             tail = f", {skipped} skipped" if skipped else ""
-            self._line(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
+            self._line(f"{done} of {total} {self.what}{left}{tail}")
 
     def remark(self, text: str) -> None:
         """Show how what is being done right now is coming on."""

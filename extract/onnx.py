@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from data.spec import FeatureSpec
 from data.staging import write_atomically
 from extract.backbones import Backbone
 from extract.decode import Pixels
+from extract.places import graph_folder
 from extract.session import OPSET, PIXELS, open_session
 
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.
@@ -71,14 +71,6 @@ class OnnxEngine:
                 f"ONNX Runtime failed on {len(pixels)} pictures in {self._title} ({first_line(error)}): "
                 "use --engine torch"
             ) from error
-
-
-def cache_folder() -> Path:
-    """Return where exported graphs are kept: ``$PENULT_CACHE``, else the user's cache folder."""
-    named = os.environ.get("PENULT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
 
 
 def note_agreement(specs: Sequence[FeatureSpec], automatic: bool) -> None:
@@ -158,16 +150,17 @@ def _cached(specs: Sequence[FeatureSpec]) -> bytes | None:
 
 
 def _graph_file(specs: Sequence[FeatureSpec]) -> Path:
-    return cache_folder() / "onnx" / f"{_key(specs)}.graph"
+    return graph_folder() / "onnx" / f"{_key(specs)}.graph"
 
 
 def _agreement_file(specs: Sequence[FeatureSpec]) -> Path:
-    return cache_folder() / "onnx-agreed" / _key(specs)
+    return graph_folder() / "onnx-agreed" / _key(specs)
 
 
 def _key(specs: Sequence[FeatureSpec]) -> str:
-    """Return a name for the graph: everything that decides it."""
-    plain = [dataclasses.replace(spec, view="center", decoder="") for spec in specs]
+    """Return a name for the graph: everything that decides it, which how pictures come to its input does not."""
+    pixels: dict[str, Any] = {"resize": 0, "fit": "", "interpolation": "", "view": "", "decoder": ""}
+    plain = [dataclasses.replace(spec, **pixels, color="rgb" if spec.color == "gray" else spec.color) for spec in specs]
     parts = [_EXPORT, OPSET, _installed("torch"), *(spec.canonical_json() for spec in plain)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

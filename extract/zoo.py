@@ -155,6 +155,11 @@ def torchvision_weights(arch: str, weights: str) -> Any:
     return sets.__members__.get("IMAGENET1K_V1", sets.DEFAULT)
 
 
+def checkpoint_name(arch: str, weights: str = "default") -> str:
+    """Return the name of the file in the hub's cache that holds weights of a torchvision network."""
+    return str(torchvision_weights(arch, weights).url).rpartition("/")[2]
+
+
 def _timm(arch: str) -> tuple[Any, FeatureSpec]:
     import timm
     from timm.data.config import resolve_data_config

@@ -6,8 +6,10 @@ from verbs import (
     advise,
     audit,
     compare,
+    completion,
     demo,
     depth,
+    doctor,
     drop,
     eval,
     export,
@@ -17,9 +19,12 @@ from verbs import (
     info,
     pack,
     predict,
+    probe_preprocess,
+    report,
     verify,
 )
 from verbs.arguments import Adder
+from verbs.usage import Parser
 
 VERBS = {
     "extract": extract,
@@ -29,20 +34,24 @@ VERBS = {
     "compare": compare,
     "audit": audit,
     "advise": advise,
+    "report": report,
     "finetune": finetune,
     "depth": depth,
     "info": info,
+    "probe-preprocess": probe_preprocess,
     "verify": verify,
     "export": export,
     "pack": pack,
     "drop": drop,
+    "doctor": doctor,
     "demo": demo,
+    "completion": completion,
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="penult",
         description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
         "honest classifiers on them in seconds.",
