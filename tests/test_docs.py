@@ -61,6 +61,9 @@ SMALL = {
 }
 # The first page of all is run with the networks that it names.
 AS_IT_STANDS = "README.md"
+# `tests/test_notebook.py` runs this one, Python and all.
+NOTEBOOK = "docs/notebook.md"
+RUN = [page for page in TEXT if re.search(r"^(\$ )?penult ", TEXT[page], flags=re.MULTILINE) and page != NOTEBOOK]
 
 
 def commands(page: str) -> list[str]:
@@ -215,7 +218,7 @@ def write_sources(folder):
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 8) + bytes(range(8)))
 
 
-@pytest.mark.parametrize("page", [page for page in TEXT if any(c.startswith("penult") for c in commands(page))])
+@pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_work_in_their_order(page, folder):
     if "pets.zip" in TEXT[page]:
         write_sources(folder)
