@@ -40,6 +40,8 @@ class Audit:
         The head that judges, a key of `classify.heads.HEADS`.
     folds, seed : int
         Of what is held out.
+    brief : bool
+        Leave out what takes the most time: groups within classes, and whether splits differ.
     """
 
     samples: Samples
@@ -48,8 +50,14 @@ class Audit:
     kind: str = "lr"
     folds: int = 5
     seed: int = 0
+    brief: bool = False
 
-    def run(self, pair: tuple[str, str] | None = None, on_progress: Report | None = None) -> dict[str, Any]:
+    def run(
+        self,
+        pair: tuple[str, str] | None = None,
+        on_progress: Report | None = None,
+        params: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Look at everything that these pictures allow.
 
         Parameters
@@ -58,6 +66,8 @@ class Audit:
             The split that trains and the one that measures; by itself ``train`` with ``test``, else with ``val``.
         on_progress : callable, optional
             Called with the number of fits done and in all, for each training anew.
+        params : dict, optional
+            Of the head; without them cross-validation chooses.
 
         Returns
         -------
@@ -110,9 +120,8 @@ class Audit:
         }
         labelled = self._labelled(notes)
         if labelled is not None:
-            params = None
             if chosen:
-                result["leak"], params = labelled._leak(chosen, notes, on_progress)
+                result["leak"], params = labelled._leak(chosen, params, notes, on_progress)
             if params is None:
                 params = train(self.kind, labelled.samples, seed=self.seed, on_progress=on_progress).params
             result["params"] = params
@@ -281,7 +290,7 @@ class Audit:
                     "distance": t.distance,
                     "examples": [[samples.paths[r] for r in g[:5].tolist()] for g in t.groups],
                 }
-                for t in classes_in_two(samples.X, y, self.seed)
+                for t in ([] if self.brief else classes_in_two(samples.X, y, self.seed))
             ],
             "folders": [
                 {**vars(f), "label": names[f.label], "suggested": names[f.suggested]}
@@ -290,15 +299,23 @@ class Audit:
         }
 
     def _leak(
-        self, pair: tuple[str, str], notes: list[str], on_progress: Report | None
+        self, pair: tuple[str, str], params: dict[str, Any] | None, notes: list[str], on_progress: Report | None
     ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         inside, outside = (np.flatnonzero(self.splits == split) for split in pair)
         absent = [name for i, name in enumerate(self.samples.classes) if i not in self.samples.y[inside]]
         if absent or not len(outside):
             why = f"{pair[0]} has no picture of {_some(absent)}" if absent else f"{pair[1]} has no labels"
             notes.append(f"{why}: the accuracy with and without copies was not measured")
-            return None, None
-        training = train(self.kind, take(self.samples, inside), seed=self.seed, on_progress=on_progress)
+            return None, params
+        training = train(
+            self.kind,
+            take(self.samples, inside),
+            tune="cv" if params is None else "none",
+            params=params,
+            seed=self.seed,
+            measure=params is None,
+            on_progress=on_progress,
+        )
         copied = np.isin(self.copies.group[outside], self.copies.group[inside])
         leak = accuracy_with_and_without(training, take(self.samples, outside), copied)
         return {"train": pair[0], "test": pair[1], **leak}, training.params
@@ -306,7 +323,7 @@ class Audit:
     def _shift(
         self, pair: tuple[str, str] | None, notes: list[str], on_progress: Report | None
     ) -> dict[str, Any] | None:
-        if pair is None:
+        if pair is None or self.brief:
             return None
         sides = (self.splits == pair[0], self.splits == pair[1])
         shift = tell_splits_apart(

@@ -171,6 +171,32 @@ def evaluate(
     HeadError
         If the split has no labels, or a class that a head does not know.
     """
+    asked = ask(heads, store, split, dataset=dataset, memory=memory)
+    results = rank(asked.measured, seed=seed)
+    return Evaluation(
+        asked.samples.split, len(asked.samples), asked.classes, results, compare_pairs(results), asked.notes
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What heads say of the pictures of one split, in the order of the heads; `samples` has the last one's features."""
+
+    samples: Samples
+    classes: list[str]
+    measured: "list[Measured]"
+    notes: list[str]
+
+
+def ask(
+    heads: list[TrainedHead],
+    store: FeatureStore,
+    split: str | None = None,
+    *,
+    dataset: str | None = None,
+    memory: int = MEMORY,
+) -> Asked:
+    """Ask heads about the pictures of a split; see `evaluate`."""
     notes: list[str] = []
     if split is None:
         split = measured_split(store.splits(dataset))
@@ -190,9 +216,7 @@ def evaluate(
         samples = heads[mine[0]].samples(store, split, dataset, memory)
         found = measure_all([heads[i] for i in mine], samples, classes)
         measured.update(zip(mine, found, strict=True))
-    notes += copies_note(samples)
-    results = rank([measured[i] for i in range(len(heads))], seed=seed)
-    return Evaluation(split, len(samples), classes, results, compare_pairs(results), notes)
+    return Asked(samples, classes, [measured[i] for i in range(len(heads))], notes + copies_note(samples))
 
 
 def copies_note(samples: Samples) -> list[str]:

@@ -15,6 +15,7 @@ from classify.solver import OnStep
 from classify.statistics import wilson_interval
 from classify.training import Training
 from data.errors import HeadError
+from data.relabel import read_corrections
 from data.store import FeatureStore, Samples
 
 OnProgress = Callable[[int, int], None]
@@ -38,6 +39,8 @@ class Fitted:
         Cross-validation around the choice.
     chart : str or None
         The PNG that was drawn.
+    corrected : dict or None
+        How many labels were corrected before, see `data.relabel.Corrections.count`.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Fitted:
     repeats: Repeats | None
     nested: Nested | None
     chart: str | None
+    corrected: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `fit --json` prints."""
@@ -57,6 +61,8 @@ class Fitted:
             "views": 1 + len(self.samples.others),
             "chart": self.chart,
         }
+        if self.corrected:
+            found["corrections"] = self.corrected
         if self.repeats:
             found["repeats"] = self.repeats.as_json()
         if self.nested:
@@ -88,6 +94,8 @@ class Fitting:
         Train with so many seeds, from `seed` on; the head of the first is written.
     png : str, optional
         Draw what was tried.
+    relabel : str, optional
+        CSV of corrected labels, see `data.relabel`.
     on_progress, on_step : callable, optional
         See `classify.selection.train`.
     """
@@ -108,6 +116,7 @@ class Fitting:
     nested: bool = False
     repeats: int = 0
     png: str | None = None
+    relabel: str | None = None
 
     on_progress: OnProgress | None = None
     on_step: OnStep | None = None
@@ -120,7 +129,8 @@ class Fitting:
         StoreError
             If the store cannot answer.
         """
-        store = FeatureStore(self.store)
+        corrections = read_corrections(self.relabel)
+        store = FeatureStore(self.store, corrections)
         self.samples = store.load(
             self.split, dataset=self.dataset, features=self.features, augment=self.augment, memory=self.memory
         ).labelled()
@@ -128,6 +138,9 @@ class Fitting:
         if self.tune == "val":
             left = None if self.memory is None else self.memory - 2 * self.samples.held  # of the half that load gives
             self.val = store.load("val", dataset=self.samples.dataset, spec=self.samples.specs, memory=left)
+        self.corrected: dict[str, Any] | None = None
+        if corrections:
+            self.corrected = corrections.count(store.view(self.samples.dataset), self.split, self.store)
         held = store.features()
         self.sources = [held[spec.fingerprint].source for spec in self.samples.specs]
         self.refused: dict[str, str] = {}
@@ -160,8 +173,9 @@ class Fitting:
             self.samples,
             request=[source.request for source in self.sources],
             weights_file=[source.weights_file for source in self.sources],
+            corrections=self.corrected,
         )
-        return Fitted(output, training, self.samples, repeats, around, chart)
+        return Fitted(output, training, self.samples, repeats, around, chart, self.corrected)
 
     def fit_all(self, folder: Path) -> list[Fitted]:
         """Train every kind of head into a folder; return them with the best cross-validated one first.

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import is_bundle, read_bundle, refuse_bundle
 from data.choice import choose_features, fingerprints_of, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
 from data.provenance import extraction_milliseconds, merged_runs
 from data.reading import Located, StoredVectors, locate
+from data.relabel import Corrections
 from data.shown import Facts, Shown, show_samples, show_store
 from data.spec import FeatureSpec, Source, only, refuse_other
 from data.staging import staged_blocks
@@ -138,12 +140,14 @@ class FeatureInfo:
 
 
 class FeatureStore(Shown):
-    """A published store: one HDF5 file, or a folder of them read as one.
+    """A published store: one HDF5 file, a folder of them read as one, or a bundle.
 
     Parameters
     ----------
     path : path
         The file or folder. It is opened by each method and closed again.
+    corrections : Corrections, optional
+        Labels to read instead of those that are stored.
 
     Examples
     --------
@@ -153,8 +157,8 @@ class FeatureStore(Shown):
       image set  pictures: 36 pictures, 3 classes (bird, cat, dog); test 12, train 24
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], corrections: Corrections | None = None) -> None:
+        self.path, self.corrections = Path(path), corrections
 
     def _shown(self) -> tuple[str, Facts]:
         return show_store(self)
@@ -170,7 +174,10 @@ class FeatureStore(Shown):
         ------
         StoreError
             With a path to name instead.
+        BundleError
+            If it is a bundle, which nothing is written into.
         """
+        refuse_bundle(self.path)
         if self.path.is_dir() and not self.part_paths():
             inside = [name for name in os.listdir(self.path) if not name.startswith(".")]
             if inside:
@@ -180,7 +187,9 @@ class FeatureStore(Shown):
                 )
 
     def part_paths(self) -> list[Path]:
-        """Return the files that the store consists of, oldest first."""
+        """Return the files that the store consists of, oldest first; of a bundle the one that it names."""
+        if is_bundle(self.path):
+            return [read_bundle(self.path).features]
         return sorted(self.path.glob("*.h5")) if self.path.is_dir() else [self.path]
 
     def views(self) -> dict[str, View]:
@@ -259,6 +268,8 @@ class FeatureStore(Shown):
             If the store has no features of `spec`; names the fields that differ.
         DamagedStore
             If the bytes are not those that were written.
+        ImageSetError
+            If a correction is of no picture or class of the image set.
 
         Examples
         --------
@@ -300,7 +311,7 @@ class FeatureStore(Shown):
                 held: list[Any] = [vectors.keeping(self.part_paths()) for vectors in every_view]
             else:
                 held = [vectors[:] for vectors in every_view]
-            return Samples(
+            samples = Samples(
                 X=held[0],
                 y=view.targets[rows].astype(np.int32, copy=False),
                 classes=view.classes,
@@ -312,6 +323,7 @@ class FeatureStore(Shown):
                 others=tuple(held[1:]),
                 widths=widths,
             )
+            return self.corrections.apply(samples, view, str(self.path)) if self.corrections else samples
 
     def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
         """Return the vectors of some contents, (n, dim), in the order asked for.

@@ -33,11 +33,13 @@ def work(tmp_path_factory):
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
     import verbs.arguments
     from classify.heads import HEADS
+    from extract.backbones import COLORS, FITS
     from extract.engines import ENGINES, PRECISIONS
 
     assert tuple(HEADS) == verbs.arguments.HEADS
     assert ("auto", *ENGINES) == verbs.arguments.ENGINES
     assert PRECISIONS == verbs.arguments.PRECISIONS
+    assert (tuple(FITS), set(COLORS)) == (verbs.arguments.FITS, set(verbs.arguments.COLORS))
 
 
 def test_help_names_every_verb_and_how_to_start():
@@ -427,7 +429,7 @@ def test_a_bar_names_what_it_counts_before_it_knows_how_many():
             ["fit", "f.h5", "--head", "lr", "--tune=val", "--qqq"],
             "penult fit: error: no option --qqq (penult fit --help",
         ),
-        (["eval", "lr.head"], "penult eval: error: the following arguments are required: STORE"),
+        (["eval", "lr.head"], "penult eval: error: name heads and the store to measure them on"),
         (
             ["finetune", "x", "--mode", "scratch", "--weights", "w.pth", "-o", "c"],
             "penult finetune: error: --mode scratch begins with random weights: leave out --weights",

@@ -28,18 +28,6 @@ from refresh import fences
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 LANGUAGES = {"sh", "console", "python", "yaml", "text"}
-# WAITS: commands that belong to branches which are not merged yet, neither parsed nor run, and the verb or option that
-# comes with each. A test fails as soon as that is there, so that the list is emptied.
-WAITS = {
-    r"penult report ": "report",
-    r"--relabel": "fit --relabel",
-    r"penult (export|predict) .*\.onnx": "export --int8",
-    r"penult pack |\bbundle\b": "pack",
-    r"penult doctor": "doctor",
-    r"penult probe-preprocess": "probe-preprocess",
-}
-# The same for files that pages link to.
-WAITS_FOR_FILES = {"docs/report.png"}
 # What needs more than this machine: command -> the test that runs its like.
 ELSEWHERE = {
     r" --ray": "tests/test_cluster.py",
@@ -80,10 +68,6 @@ def inline(page: str) -> list[str]:
     prose = re.sub(r"^```.*?^```$", "", TEXT[page], flags=re.MULTILINE | re.DOTALL)
     found = [" ".join(code.split()) for code in re.findall(r"`((?:penult|python) [^`]+)`", prose)]
     return [code for code in found if "..." not in code and "|" not in code and not re.search(r"\b[A-Z]{3,}\b", code)]
-
-
-def waits(command: str) -> bool:
-    return any(re.search(pattern, command) for pattern in WAITS)
 
 
 def elsewhere(command: str) -> str:
@@ -232,7 +216,7 @@ def test_the_commands_of_a_page_work_in_their_order(page, folder):
         write_sources(folder)
     ran = 0
     for command in commands(page):
-        if not command.startswith("penult ") or waits(command) or elsewhere(command):
+        if not command.startswith("penult ") or elsewhere(command):
             continue
         _, *arguments = shlex.split(command if page == AS_IT_STANDS and "resnet" not in command else small(command))
         done = penult(*arguments, cwd=folder)
@@ -245,17 +229,9 @@ def test_the_commands_of_a_page_work_in_their_order(page, folder):
 def test_every_command_of_a_page_is_one_that_exists(page):
     in_fences = commands(page)
     for command in [*in_fences, *inline(page)]:
-        if not waits(command):
-            check(command, whole=command in in_fences)
+        check(command, whole=command in in_fences)
         if elsewhere(command):
             assert (ROOT / elsewhere(command)).exists()
-
-
-def test_nothing_waits_that_has_come():
-    for what in WAITS.values():
-        verb, *options = what.split()
-        there = verb in VERBS and all(option in parser_of(verb)._option_string_actions for option in options)
-        assert not there, f"{what} is there: take it out of WAITS"
 
 
 @pytest.mark.parametrize("page", TEXT)
@@ -268,9 +244,6 @@ def test_every_fence_says_what_it_is(page):
 def test_every_file_that_a_page_names_is_there(page):
     for path, anchor in re.findall(r"\]\((?!https?:)([\w/.-]*)(?:#([\w-]+))?\)", TEXT[page]):
         target = (ROOT / page).parent / path if path else ROOT / page
-        if str(target.relative_to(ROOT)) in WAITS_FOR_FILES:
-            assert not target.exists(), f"{path} is there: take it out of WAITS_FOR_FILES"
-            continue
         assert target.exists(), path
         if anchor:
             titles = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)

@@ -6,8 +6,8 @@ import importlib
 import pytest
 from conftest import ROOT, TINY, age, draw, penult
 
-FILES = [path for package in ("data", "extract", "classify", "finetune") for path in (ROOT / package).glob("*.py")]
-MODULES = sorted(f"{path.parent.name}.{path.stem}" for path in FILES if ">>> " in path.read_text())
+FILES = [path for package in ("data", "extract", "classify", "finetune") for path in (ROOT / package).rglob("*.py")]
+MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if ">>> " in path.read_text())
 # What somebody in a notebook comes upon: module -> the names whose examples these are; "" is the module itself.
 MET = {
     "data.store": ["FeatureStore", "FeatureStore.load"],

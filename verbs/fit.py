@@ -37,6 +37,8 @@ def add_arguments(add: Adder) -> None:
         "instead of choosing it")
     add("--class-weight", choices=("balanced",), help="let every class weigh the same")
     add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
+    add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them: by content, so that copies "
+        "move together; the store is not changed")
     add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
     add("--dataset", metavar="NAME", help=DATASET)
     add("--features", action="extend", nargs="+", metavar="NAME", help="network, layer, NETWORK/LAYER or fingerprint, "
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             nested=arguments.nested,
             repeats=arguments.repeats,
             png=arguments.png,
+            relabel=arguments.relabel,
             on_progress=display.update,
             on_step=lambda step, gap: display.remark(f"step {step}, gap {gap:.0e}"),
         )
@@ -109,6 +112,7 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.extrapolate import extrapolate
     from classify.protocols import CURVE_REPEATS, SHOTS_REPEATS, few_shots, learning_curve
     from classify.protocols_report import draw_curve, draw_shots, print_curve, print_shots
+    from data.relabel import read_corrections
     from data.splits import measured_split
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
@@ -122,7 +126,7 @@ def _run_protocol(arguments: argparse.Namespace, console: "Console") -> Result:
             "--memory, --grid, --nested, --rule and --calibrate are for a head that is written: leave "
             "them out of --shots and --curve",
         )
-    store = FeatureStore(arguments.store)
+    store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
     samples = store.load(
         arguments.split, dataset=arguments.dataset, features=arguments.features, augment=arguments.augment
     )

@@ -1,0 +1,100 @@
+// Corrections: another label for a picture, or that it be dropped, by content; and the CSV that `fit --relabel` takes.
+
+const DROP = F.choices.drop;
+const KEY = `corrections of ${F.title} ${F.pictures.digest.length} ${F.pictures.digest[0] || ""}`;
+const corrections = new Map(restored());
+const pictureOf = new Map(P.digest.map((digest, picture) => [digest, picture]).toReversed());
+
+function restored() {
+  try {
+    const known = new Set(F.pictures.digest);
+    return JSON.parse(stored(KEY) || "[]").filter(([digest, name]) => known.has(digest) && typeof name === "string");
+  } catch {
+    return [];
+  }
+}
+
+// Set or take back the correction of a picture, and with it of all its copies.
+function correct(picture, name) {
+  const digest = P.digest[picture];
+  if (name === null || name === nameOf(P.label[picture])) corrections.delete(digest);
+  else corrections.set(digest, name);
+  keep(KEY, corrections.size ? JSON.stringify([...corrections]) : null);
+  showCorrections(digest);
+}
+
+function showCorrections(digest) {
+  for (const made of document.querySelectorAll(`[data-digest="${digest}"]`)) {
+    made.classList.toggle("corrected", corrections.has(digest));
+    const select = made.querySelector("select");
+    if (select) setChoice(select, corrections.get(digest) ?? "");
+  }
+  showTray();
+}
+
+// The options are made when somebody turns to them: a hundred cards of a hundred classes would be ten thousand.
+function labelChoice(picture) {
+  const digest = P.digest[picture];
+  const select = el("select", { class: "relabel", "aria-label": `label of ${P.path[picture]}` });
+  const suspect = suspectOf.get(picture);
+  setChoice(select, corrections.get(digest) ?? "");
+  const complete = () => {
+    if (select.options.length > 1 && select.dataset.complete) return;
+    const value = select.value;
+    select.replaceChildren(option("", "label is right"), option(DROP, "drop this picture"));
+    for (const i of F.choices.classes) if (i !== P.label[picture]) select.append(option(F.classes[i], F.classes[i]));
+    select.value = value;
+    select.dataset.complete = "yes";
+  };
+  for (const event of ["focus", "pointerdown", "mouseenter", "keydown"]) select.addEventListener(event, complete);
+  select.addEventListener("change", () => correct(picture, select.value || null));
+  const row = el("div", { class: "choice" }, select);
+  if (suspect) {
+    const name = nameOf(suspect.suggested);
+    row.append(el("button", { type: "button", class: "apply", title: `correct to ${name}`, text: "apply", on: { click: () => correct(picture, name) } }));
+  }
+  requestAnimationFrame(() => row.closest("[data-digest]")?.classList.toggle("corrected", corrections.has(digest)));
+  return row;
+}
+
+const option = (value, text) => el("option", { value, text });
+
+function setChoice(select, value) {
+  if (![...select.options].some((o) => o.value === value)) {
+    select.append(option(value, value === "" ? "label is right" : value === DROP ? "drop this picture" : value));
+  }
+  select.value = value;
+}
+
+const tray = el("aside", { class: "tray", "aria-label": "corrections", "aria-live": "polite", hidden: true });
+
+function showTray() {
+  const n = corrections.size;
+  const dropped = [...corrections.values()].filter((name) => name === DROP).length;
+  tray.hidden = !n;
+  if (!n) return;
+  const what = [n - dropped ? many(n - dropped, "new label") : "", dropped ? `${whole(dropped)} to drop` : ""].filter(Boolean).join(", ");
+  tray.replaceChildren(
+    el("div", { class: "said" }, el("b", { text: many(n, "correction") }), el("span", { class: "quiet", text: ` ${what}` })),
+    el("code", { class: "wide", text: "penult fit STORE --head lr -o new.head --relabel corrections.csv" }),
+    el("button", { type: "button", class: "primary", id: "export", text: "Export CSV", on: { click: exportCorrections } }),
+    el("button", { type: "button", text: "Clear", on: { click: clearCorrections } }),
+  );
+}
+
+function exportCorrections() {
+  const rows = [["path", "digest", "label", "corrected"]];
+  for (const [digest, name] of corrections) {
+    const picture = pictureOf.get(digest);
+    rows.push([P.path[picture], digest, P.label[picture] < 0 ? "" : nameOf(P.label[picture]), name]);
+  }
+  download("corrections.csv", csv(rows));
+}
+
+function clearCorrections() {
+  const digests = [...corrections.keys()];
+  corrections.clear();
+  keep(KEY, null);
+  digests.forEach(showCorrections);
+  showTray();
+}

@@ -1,0 +1,185 @@
+"""The report as Python makes it: what is on the page, how large it is, what is said where something is missing."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import penult
+from paper import HOSTILE, make_heads, make_store
+from PIL import Image
+
+from classify.artifact import load_head
+from classify.page.assemble import embedded_json, write_report
+from classify.page.feature_map import draw_maps
+from classify.page.findings import Question
+from classify.page.thumbnails import encode, make_thumbnails
+from classify.probing import Original
+from data.relabel import Corrections
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store, heads, and the JSON and page of a report of them."""
+    folder = tmp_path_factory.mktemp("page")
+    store = make_store(folder)
+    heads = make_heads(store)
+    done = penult("report", store.path, *heads, "-o", folder / "r.html", "--json", folder / "r.json")
+    assert done.returncode == 0, done.stderr
+    return folder, done, json.loads((folder / "r.json").read_text()), (folder / "r.html").read_text()
+
+
+def findings_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="findings">(.*?)</script>', page, re.S)[1])
+
+
+def test_the_page_says_what_eval_and_audit_say(made):
+    folder, done, result, page = made
+    found = findings_of(page)
+    penult("eval", *folder.glob("*.head"), folder / "features.h5", "--json", folder / "e.json")
+    told = json.loads((folder / "e.json").read_text())
+    assert [h["accuracy"][0] for h in found["heads"]] == [h["accuracy"] for h in told["heads"]]
+    assert [pair["p_holm"] for pair in found["pairs"]] == [pair["p_holm"] for pair in told["pairs"]]
+    assert result["heads"] == told["heads"]
+    groups = found["audit"]["duplicates"]["groups"]
+    assert (groups[0]["exact"], groups[0]["splits"]) == (True, ["test", "train"])
+    suspects = [found["pictures"]["path"][s["picture"]] for s in found["audit"]["suspects"]]
+    assert "0/<b>00.png" in suspects  # which bears the wrong label
+    assert result["summary"][0] in done.stdout
+    assert found["curve"]["points"][-1]["n"] == len(set(folder_digests(folder)))
+    assert found["origin"]["features"][0]["fingerprint"] == load_head(folder / "lr.head").spec.fingerprint
+
+
+def folder_digests(folder):
+    from data.store import FeatureStore
+
+    return FeatureStore(folder / "features.h5").load("train").digests.tolist()
+
+
+def test_every_picture_of_a_small_set_has_a_thumbnail_and_its_answers(made):
+    _, _, result, page = made
+    found = findings_of(page)
+    n = len(found["pictures"]["path"])
+    assert result["thumbnails"] == result["pictures"] == n == 48
+    assert all(uri.startswith("data:image/") for uri in found["thumbs"])
+    for head, answers in zip(found["heads"], found["answers"]["heads"], strict=True):
+        right = sum(a == t for a, t in zip(answers["answer"], found["answers"]["truth"], strict=True))
+        assert right == head["right"] == sum(c for i, j, c in head["confusion"] if i == j)
+
+
+def test_names_cannot_leave_the_data_they_stand_in(made):
+    page = made[3]
+    assert page.count("<script") == page.count("</script>") == 2
+    assert HOSTILE[0] not in page
+    assert findings_of(page)["classes"] == sorted(HOSTILE)
+    assert json.loads(embedded_json({"a": "<!--\u2028]]>"})) == {"a": "<!--\u2028]]>"}
+    assert "default-src 'none'; img-src data:; style-src 'sha256-" in page
+    assert "unsafe" not in page[: page.index("<style>")]
+
+
+def test_a_page_keeps_its_size_and_the_most_useful_thumbnails(made, tmp_path):
+    folder, *_, page = made
+    fixed = len(page.encode()) - sum(map(len, findings_of(page)["thumbs"]))
+    size = fixed + 12_000
+    store, heads = folder / "features.h5", folder.glob("*.head")
+    penult("report", store, *heads, "-o", tmp_path / "r.html", "--quick", "--size", f"{size / 1000}kB")
+    found = findings_of((tmp_path / "r.html").read_text())
+    there = [bool(uri) for uri in found["thumbs"]]
+    assert (tmp_path / "r.html").stat().st_size <= size + 200  # what is said of those that are left out
+    assert 0 < sum(there) < len(there)
+    assert there == sorted(there, reverse=True)  # the first are the most useful
+    assert "more did not fit into the size of this page" in found["thumbnails"]
+
+
+def test_what_is_gone_or_changed_has_no_thumbnail_and_is_counted(tmp_path):
+    store = make_store(tmp_path)
+    heads = make_heads(store, ("ridge",))
+    paths = store.view().paths
+    (tmp_path / "pictures" / paths[3]).unlink()
+    Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / paths[4])
+    done = penult("report", store.path, *heads, "-o", tmp_path / "r.html", "--quick")
+    assert "2 pictures are gone or have changed, and have no thumbnail" in done.stdout
+    found = findings_of((tmp_path / "r.html").read_text())
+    lacking = {path for path, uri in zip(found["pictures"]["path"], found["thumbs"], strict=True) if not uri}
+    assert lacking == {paths[3], paths[4]}
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    assert penult("report", store.path, *heads, "-o", tmp_path / "r.html", "--quick").returncode == 0
+    assert not any(findings_of((tmp_path / "r.html").read_text())["thumbs"])
+    penult("report", store.path, *heads, "-o", tmp_path / "r.html", "--quick", "--images", tmp_path / "moved")
+    assert any(findings_of((tmp_path / "r.html").read_text())["thumbs"])
+
+
+def test_a_report_replaces_reports_alone(made, tmp_path):
+    folder = made[0]
+    command = ["report", folder / "features.h5", folder / "lr.head", "--quick", "-o"]
+    precious = tmp_path / "notes.html"
+    precious.write_text("mine")
+    done = penult(*command, precious)
+    assert (done.returncode, precious.read_text()) == (1, "mine")
+    assert "exists and is no report: name another file with -o" in done.stderr
+    assert penult(*command, folder / "r2.html").returncode == penult(*command, folder / "r2.html").returncode == 0
+
+
+def test_bad_input_gets_one_clear_sentence(made, tmp_path):
+    folder = made[0]
+    other = make_store(tmp_path, ("ape", "bee"))
+    stranger = make_heads(other, ("ridge",))[0]
+    for arguments, message in (
+        ([folder / "features.h5", folder / "lr.head", stranger], "heads can be compared on the same classes only"),
+        ([folder / "features.h5", stranger], "name a head for these classes"),
+        ([folder / "features.h5", folder / "no.head"], "no.head does not exist: make a head with `fit"),
+        ([folder / "no.h5", folder / "lr.head"], "no.h5 does not exist"),
+        ([folder / "features.h5", folder / "lr.head", "--split", "dev"], "has no split 'dev'"),
+    ):
+        done = penult("report", *arguments, "-o", tmp_path / "x.html")
+        assert (done.returncode, message in done.stderr) == (1, True), done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert not (tmp_path / "x.html").exists()
+
+
+def test_corrected_labels_are_what_the_page_shows(made):
+    folder = made[0]
+    from data.store import FeatureStore
+
+    view = FeatureStore(folder / "features.h5").view()
+    wrong = {view.digests[0].decode(): HOSTILE[0], view.digests[7].decode(): "drop"}
+    store = FeatureStore(folder / "features.h5", Corrections("c.csv", "00", wrong))
+    question = Question(store, [load_head(folder / "lr.head")], lambda *_: Original())
+    write_report(folder / "c.html", question, look=None, licence=lambda spec: "MIT", command="penult report")
+    found = findings_of((folder / "c.html").read_text())
+    labels = dict(zip(found["pictures"]["path"], found["pictures"]["label"], strict=True))
+    assert found["classes"][labels["0/<b>00.png"]] == HOSTILE[0]
+    assert labels.get("0/<b>07.png", -1) == -1
+    assert found["origin"]["features"][0]["licence"] == "MIT"
+
+
+def test_maps_are_the_same_for_a_seed_and_one_far_picture_does_not_press_the_others_together():
+    X = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
+    X[0] *= 500
+    (one,), (two,) = draw_maps(X, ["pca"], 3), draw_maps(X, ["pca"], 3)
+    np.testing.assert_array_equal(one.xy, two.xy)
+    assert one.xy.min() >= 0
+    assert one.xy.max() <= 1
+    assert np.ptp(one.xy[1:], axis=0).max() > 0.5
+
+
+def test_t_sne_keeps_neighbours_together():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(20, 6)) + 20 * k for k in range(2)]).astype(np.float32)
+    (found,) = draw_maps(X, ["tsne"])
+    away = np.linalg.norm(found.xy[:, None] - found.xy[None], axis=2) + 9 * np.eye(40)
+    assert (away.argmin(axis=1) // 20 == np.arange(40) // 20).all()
+
+
+def test_thumbnails_are_made_until_their_bytes_are_spent():
+    def look(row, side):
+        if row == 1:
+            raise OSError("gone")
+        return np.full((300, 400, 3), 10 * row, np.uint8)
+
+    one = len(encode(look(0, 0), 168))
+    found = make_thumbnails(look, list(range(6)), 2, one + 10)
+    assert (list(found.uris), found.gone) == ([0], 1)
+    assert found.left_out == 4
+    everything = make_thumbnails(look, list(range(6)), 2, 10**6)
+    assert (len(everything.uris), everything.gone, everything.left_out) == (5, 1, 0)
