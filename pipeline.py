@@ -26,12 +26,17 @@ def main(argv: list[str] | None = None) -> int:
     from verbs.parser import build_parser
 
     arguments = build_parser().parse_args(argv)
+    if arguments.json == "-" == getattr(arguments, "csv", None):
+        print("penult: error: --json - and --csv - are both standard output: name a file for one", file=sys.stderr)
+        return 2
     from data.errors import PenultError
 
     try:
+        if arguments.json not in (None, "-"):
+            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
         result, code = arguments.run(arguments, _console(arguments))
         if arguments.json is not None:
-            from data.report import write_json
+            from data.results import write_json
 
             write_json(arguments.json, result)
         return int(code)
@@ -76,10 +81,14 @@ def _foreign_package() -> str:
 
 
 def _console(arguments: "argparse.Namespace") -> "Console":
-    from rich.console import Console
-
     # standard output belongs to the JSON or CSV where it was asked for
     busy = arguments.json == "-" or getattr(arguments, "csv", None) == "-"
+    if importlib.util.find_spec("rich") is None:  # where an exported model predicts, onnxruntime and Pillow suffice
+        from data.terminal import PlainTerminal
+
+        return PlainTerminal(stderr=busy)  # type: ignore[return-value]
+    from rich.console import Console
+
     console = Console(stderr=busy, markup=False, highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(stderr=busy, markup=False, highlight=False, width=160)

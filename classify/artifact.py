@@ -21,7 +21,10 @@ from classify.rows import Rows
 from classify.training import Training
 from classify.trials import Scaler
 from data import VERSION
+from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import HeadError, MissingFile, first_line
+from data.predictions import Prediction
+from data.report import is_store
 from data.spec import FeatureSpec, Source, only
 from data.staging import disk_full_hint, write_atomically
 from data.store import FeatureStore, Samples
@@ -118,19 +121,10 @@ class TrainedHead:
             raise HeadError(f"{self.name} is a head of the kind {self.kind}, not linear: name one of lr, svm or ridge")
         return fold(self.head, self.scaler)
 
-    def predictions(self, paths: list[str], X: Array) -> list[dict[str, Any]]:
+    def predictions(self, paths: Sequence[str], X: Array) -> list[dict[str, Any]]:
         """Return path, label, its probability and those of all classes, for vectors (n, d) of some pictures."""
-        if not paths:
-            return []
-        return [
-            {
-                "path": path,
-                "label": self.classes[int(np.argmax(row))],
-                "probability": float(row.max()),
-                "probabilities": dict(zip(self.classes, row.tolist(), strict=True)),
-            }
-            for path, row in zip(paths, self.predict_proba(X), strict=True)
-        ]
+        rows = zip(paths, self.predict_proba(X) if len(paths) else (), strict=True)
+        return [Prediction(i, path, self.classes, row).as_json() for i, (path, row) in enumerate(rows)]
 
     def trained_on(self, digests: Digests) -> npt.NDArray[np.bool_]:
         """Return which pictures were in the training set, (n,)."""
@@ -171,9 +165,12 @@ def save_head(
     """
     refuse_overwrite(path)
     samples = samples.labelled()
+    requests = [request] if isinstance(request, dict) else list(request)
+    files = [weights_file] if isinstance(weights_file, str) else list(weights_file)
+    sources = [Source(*source) for source in zip(samples.specs, requests, files, strict=True)]
     info = {
         "format": FORMAT_VERSION,
-        **_features(samples, request, weights_file),
+        **_features(sources, samples.widths),
         "kind": training.kind,
         "params": training.head.get_params(),
         "scale": _plain(training.head.scale_),
@@ -201,7 +198,47 @@ def save_head(
     arrays["scaler.mean"] = training.scaler.mean
     arrays["scaler.scale"] = training.scaler.scale
     arrays["train_keys"] = np.sort(_keys(samples.digests))
-    info["arrays"] = _arrays_digest(arrays)
+    _write(path, info, arrays)
+
+
+def save_projected(
+    path: Path, trained: TrainedHead, head: Head, scaler: Scaler, sources: Sequence[Source], widths: Sequence[int]
+) -> None:
+    """Write a head that was made to read other features from one that was trained; the rest of it stays as it was.
+
+    Parameters
+    ----------
+    path : Path
+        The file; an old one is replaced at once or not at all.
+    trained : TrainedHead
+        Where it came from: its classes, its training set and how its parameters were chosen.
+    head : Head
+        What reads the new features, once `scaler` has standardised them.
+    scaler : Scaler
+        Of the new features.
+    sources : sequence of Source
+        The new features.
+    widths : sequence of int
+        The length of each.
+
+    Raises
+    ------
+    DiskFull
+        If it does not fit.
+    """
+    kept = ("format", "kind", "params", "scale", "bias", "classes", "trained_on", "selection", "versions")
+    info = {
+        **{key: trained.info[key] for key in kept if key in trained.info},
+        **_features(sources, widths),
+        "projected_from": [spec.fingerprint for spec in trained.specs],
+    }
+    arrays = {f"head.{name}": array for name, array in head.state().items()}
+    arrays |= {"scaler.mean": scaler.mean, "scaler.scale": scaler.scale, "train_keys": trained.train_keys}
+    _write(path, info, arrays)
+
+
+def _write(path: Path, info: dict[str, Any], arrays: dict[str, Array]) -> None:
+    info = {**info, "arrays": _arrays_digest(arrays)}
     content = save(arrays, metadata={_KEY: json.dumps(info, sort_keys=True)})
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
@@ -214,7 +251,12 @@ def refuse_overwrite(path: Path) -> None:
     ------
     HeadError
         With another name as the next step.
+    BundleError
+        If it would be in a bundle.
     """
+    refuse_inside(path)
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a file, such as {path / 'lr.head'}")
     if path.exists():
         try:
             old = load_head(path).kind
@@ -237,6 +279,11 @@ def load_head(path: Path) -> TrainedHead:
     HeadError
         If it is no head, is damaged, or is of a newer format.
     """
+    if is_bundle(path):
+        names = ", ".join(str(head) for head in read_bundle(path).heads().values()) or "but it holds none"
+        raise HeadError(f"{path} is a bundle: name a head of it, {names}")
+    if path.is_dir():
+        raise HeadError(f"{path} is a folder: name a head's file")
     if not path.is_file():
         raise MissingFile(f"{path} does not exist: make a head with `fit STORE --head lr -o {path}`")
     try:
@@ -274,6 +321,8 @@ def load_head(path: Path) -> TrainedHead:
     except HeadError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        if is_store(path):
+            raise HeadError(f"{path} is a feature store, not a head: name the heads first, then the store") from None
         raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
 
 
@@ -333,25 +382,20 @@ def training_identity(samples: Samples) -> str:
     return digest.hexdigest()
 
 
-def _features(
-    samples: Samples, request: dict[str, Any] | Sequence[dict[str, Any]], weights_file: str | Sequence[str]
-) -> dict[str, Any]:
+def _features(sources: Sequence[Source], widths: Sequence[int]) -> dict[str, Any]:
     """Return what the metadata say of the features: of one as it always was, of several as a list."""
-    requests = [request] if isinstance(request, dict) else list(request)
-    files = [weights_file] if isinstance(weights_file, str) else list(weights_file)
     features = [
         {
-            "spec": json.loads(spec.canonical_json()),
-            "fingerprint": spec.fingerprint,
-            "request": asked,
-            "weights_file": file,
+            "spec": json.loads(source.spec.canonical_json()),
+            "fingerprint": source.spec.fingerprint,
+            "request": source.request,
+            "weights_file": source.weights_file,
         }
-        for spec, asked, file in zip(samples.specs, requests, files, strict=True)
+        for source in sources
     ]
     if len(features) == 1:
         return features[0]
-    widths = [{**feature, "width": width} for feature, width in zip(features, samples.widths, strict=True)]
-    return {"features": widths}
+    return {"features": [{**feature, "width": width} for feature, width in zip(features, widths, strict=True)]}
 
 
 def _arrays_digest(arrays: dict[str, Array]) -> str:

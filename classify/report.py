@@ -1,8 +1,5 @@
-"""The tables that `fit`, `eval` and `predict` print, and the CSV of predictions."""
+"""The tables that `fit` and `eval` print."""
 
-import contextlib
-import csv
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -179,31 +176,6 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
         )
         console.print(f"  by the paired bootstrap: {others}", style="dim")
     _print_classes(console, result, names[result.heads[0].head])
-
-
-def print_predictions(console: Console, predictions: list[dict[str, Any]]) -> None:
-    """Print a line for each picture."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("path", "label", "probability", "next best"):
-        table.add_column(column, justify="right" if column == "probability" else "left")
-    for p in predictions:
-        others = sorted(((v, k) for k, v in p["probabilities"].items() if k != p["label"]), reverse=True)
-        second = f"{printable(others[0][1])} {others[0][0]:.3f}" if others else ""
-        table.add_row(printable(p["path"]), printable(p["label"]), f"{p['probability']:.3f}", second)
-    console.print(table)
-
-
-def write_csv(target: str, predictions: list[dict[str, Any]], classes: list[str]) -> None:
-    """Write path, label and every class's probability to a file, or to standard output where `target` is ``-``."""
-    with contextlib.ExitStack() as stack:
-        file = sys.stdout
-        if target != "-":
-            file = stack.enter_context(open(target, "w", newline="", encoding="utf-8", errors="surrogateescape"))
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "probability", *classes])
-        for p in predictions:
-            shares = (f"{p['probabilities'][c]:.6f}" for c in classes)
-            writer.writerow([p["path"], p["label"], f"{p['probability']:.6f}", *shares])
 
 
 def _print_classes(console: Console, result: Evaluation, name: str) -> None:

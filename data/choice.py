@@ -94,6 +94,8 @@ def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: 
     # of several that fit, those that are plainly features, of the layer that is meant if none is named, in colour
     for plain in _PLAIN:
         found = [fp for fp in found if plain(groups[fp][0].spec)] or found
+    # a fine-tuned network that was measured has the name of the one that it comes from, and the measured pictures alone
+    found = [fp for fp in found if covers(fp)] or found if len(found) > 1 else found
     if len(found) == 1:
         return found[0]
     if not found:

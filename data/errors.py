@@ -41,6 +41,10 @@ class DiskFull(PenultError, OSError):
     """A write did not fit on the disk."""
 
 
+class BundleError(PenultError, ValueError):
+    """A bundle that cannot be made, read or written to, or is not what was packed."""
+
+
 class StagingError(PenultError, OSError):
     """An address for staged blocks that cannot be written or read."""
 

@@ -271,7 +271,7 @@ def export_table(table: Table, path: str | os.PathLike[str], on_progress: OnProg
 
 
 def refuse_head(path: Path) -> None:
-    """Raise if a file is a head, which only `predict` and `eval` can use so far.
+    """Raise if a file is a head, which holds no features.
 
     Raises
     ------
@@ -284,7 +284,7 @@ def refuse_head(path: Path) -> None:
             start = file.read(8 + 64)
         if start[8:9] == b"{" and b'"__metadata__"' in start and b'"penult_head"' in start:
             raise StoreError(
-                f"{path} is a head, and heads are not exported yet: use it with `predict`, or name the store whose "
+                f"{path} is a head, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
                 "features you want"
             )
 

@@ -117,6 +117,17 @@ class ImageSet:
         """Return how messages name picture `index`."""
         return join(self.root, self.paths[index])
 
+    def take(self, rows: npt.NDArray[np.int64]) -> "ImageSet":
+        """Return some of the pictures, in the order of `rows`; the classes stay."""
+        return dataclasses.replace(
+            self,
+            paths=[self.paths[row] for row in rows.tolist()],
+            targets=self.targets[rows],
+            splits=self.splits[rows],
+            sizes=self.sizes[rows],
+            mtimes=self.mtimes[rows],
+        )
+
     def read(self, index: int) -> Content:
         """Return the file of picture `index`; see `Pictures`."""
         listed = int(self.sizes[index])

@@ -26,6 +26,7 @@ from data.staging import write_all
 from data.views import DIGEST_DTYPE, RESTORE, Digests, View, read_view, write_view
 
 FORMAT_VERSION = 1
+HDF5_VERSION: str = h5py.version.hdf5_version
 # 256 rows of 1,280 float32 are 1.3 MB: large enough for the disk's full speed, small enough to check one by one.
 BLOCK_ROWS = 256
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import refuse_bundle
 from data.errors import FingerprintMismatch, StoreError
 from data.layout import Part, Vectors, create, write_features
 from data.listing import OBJECT
@@ -64,11 +65,12 @@ def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: fl
 
     Raises
     ------
-    StoreBusy, DiskFull, DamagedStore
+    StoreBusy, DiskFull, DamagedStore, BundleError
         With the old store as it was and every block kept.
     StoreError
         If `view` would replace the view of quite another image set.
     """
+    refuse_bundle(path)
     with publish_lock(path, timeout):
         store = FeatureStore(path)
         # whoever wrote one of these had the lock, and has it no more
@@ -119,9 +121,10 @@ def drop(path: Path, fingerprints: Collection[str], *, timeout: float = 60.0) ->
 
     Raises
     ------
-    StoreBusy, DiskFull, DamagedStore
+    StoreBusy, DiskFull, DamagedStore, BundleError
         With the file in hand as it was.
     """
+    refuse_bundle(path)
     freed = 0
     with publish_lock(path, timeout):
         sweep(temporaries(path), grace=0)
@@ -202,13 +205,14 @@ def _write(target: Path, merged: dict[str, _Merged], views: list[View]) -> None:
                 rows=entry.rows,
                 dim=entry.dim,
                 dtype=entry.dtype,
-                slabs=_slabs(fingerprint, entry.sources),
+                slabs=rows_of(fingerprint, entry.sources),
             )
         for view in views:
             write_view(file, view)
 
 
-def _slabs(fingerprint: str, sources: list[tuple[Path, npt.NDArray[np.bool_]]]) -> Iterator[tuple[Digests, Vectors]]:
+def rows_of(fingerprint: str, sources: list[tuple[Path, npt.NDArray[np.bool_]]]) -> Iterator[tuple[Digests, Vectors]]:
+    """Yield the rows of a spec that are wanted of some files, block by block, each checked against its checksum."""
     for path, keep in sources:
         with Part(path) as part:
             group = part.features()[fingerprint]

@@ -1,13 +1,12 @@
 """What a store holds and what is odd about it, as JSON and as tables; and how results become JSON."""
 
 import json
-import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.bundle import is_bundle
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
@@ -21,9 +20,9 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def is_store(path: Path) -> bool:
-    """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, or blocks of one."""
+    """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, a bundle, or blocks."""
     if path.is_dir():
-        return any(path.glob("*.h5")) or bool(staged_blocks(path))
+        return is_bundle(path) or any(path.glob("*.h5")) or bool(staged_blocks(path))
     if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
         return True
     if not path.is_file():
@@ -147,25 +146,3 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
         )
         table.add_row(*row, printable(d["root"]))
     console.print(table)
-
-
-def write_json(target: str, result: dict[str, Any]) -> None:
-    """Write a result as one JSON object to a file, or to standard output where `target` is ``-``."""
-    text = json.dumps(plain(result), indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        Path(target).write_text(text, encoding="utf-8")
-
-
-def plain(value: Any) -> Any:
-    """Return a result as JSON can say it: NaN becomes null, undecodable file names get escapes."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value

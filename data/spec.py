@@ -34,7 +34,8 @@ class FeatureSpec:
     resize : int
         Length that `fit` refers to, in pixels.
     fit : str
-        ``shorter``: the shorter side becomes `resize`; ``squash``: both sides do.
+        ``shorter``: the shorter side becomes `resize`; ``squash``: both sides do; ``pad``: the longer side does, and
+        what the crop then lacks is filled with `mean`.
     crop : tuple of int
         Height and width in pixels of the centre crop that the network sees.
     interpolation : str

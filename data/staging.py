@@ -84,7 +84,7 @@ def write_all(file: IO[bytes], content: Any) -> None:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Yield an unbuffered file (see `write_all`) that becomes `path` when all ends well, and disappears otherwise."""
-    temporary = path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
+    temporary = temporary_of(path)
     try:
         with open(temporary, "x+b", buffering=0) as file:
             with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -96,6 +96,11 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def temporary_of(path: Path) -> Path:
+    """Return a name beside `path` that says who is writing it."""
+    return path.with_name(f"{path.name}.{_HOST}-{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}")
 
 
 def sync_folder(folder: Path) -> None:
@@ -224,9 +229,7 @@ def _disk_full_code(error: OSError) -> int:
 
 def _abandoned(path: Path, grace: float) -> bool:
     """Whether the writer of a temporary file is dead: it holds a lock while it lives, and its number is in the name."""
-    host, _, rest = path.name[: -len(_TEMPORARY)].rpartition(".")[2].partition("-")
-    pid = rest.partition("-")[0]
-    dead = host == _HOST and pid.isdigit() and not _alive(int(pid))
+    dead = writer_is_dead(path)
     try:
         if not dead and time.time() - path.stat().st_mtime < grace:
             return False
@@ -235,6 +238,13 @@ def _abandoned(path: Path, grace: float) -> bool:
         return True
     except OSError:
         return False
+
+
+def writer_is_dead(path: Path) -> bool:
+    """Whether the process in the name of a temporary file or folder was one of this machine, and lives no more."""
+    host, _, rest = path.name.removesuffix(_TEMPORARY).rpartition(".")[2].partition("-")
+    pid = rest.partition("-")[0]
+    return host == _HOST and pid.isdigit() and not _alive(int(pid))
 
 
 def _alive(pid: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import is_bundle, read_bundle, refuse_bundle
 from data.choice import choose_features, fingerprints_of, other_views
 from data.errors import FingerprintMismatch, MissingFile, StoreError
 from data.layout import FeatureGroup, Part, Vectors
@@ -139,7 +140,7 @@ class FeatureInfo:
 
 
 class FeatureStore(Shown):
-    """A published store: one HDF5 file, or a folder of them read as one.
+    """A published store: one HDF5 file, a folder of them read as one, or a bundle.
 
     Parameters
     ----------
@@ -173,7 +174,10 @@ class FeatureStore(Shown):
         ------
         StoreError
             With a path to name instead.
+        BundleError
+            If it is a bundle, which nothing is written into.
         """
+        refuse_bundle(self.path)
         if self.path.is_dir() and not self.part_paths():
             inside = [name for name in os.listdir(self.path) if not name.startswith(".")]
             if inside:
@@ -183,7 +187,9 @@ class FeatureStore(Shown):
                 )
 
     def part_paths(self) -> list[Path]:
-        """Return the files that the store consists of, oldest first."""
+        """Return the files that the store consists of, oldest first; of a bundle the one that it names."""
+        if is_bundle(self.path):
+            return [read_bundle(self.path).features]
         return sorted(self.path.glob("*.h5")) if self.path.is_dir() else [self.path]
 
     def views(self) -> dict[str, View]:
@@ -345,7 +351,7 @@ class FeatureStore(Shown):
         if not self.exists():
             waiting = len(staged_blocks(self.path))
             raise MissingFile(
-                f"{self.path} does not exist"
+                f"{self.path} {'is a folder that holds no store' if self.path.is_dir() else 'does not exist'}"
                 + (f", but {waiting} blocks of an unfinished extraction wait beside it" if waiting else "")
                 + f": run `extract IMAGES -o {self.path}`"
                 + (" again to finish it" if waiting else " to make it")

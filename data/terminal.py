@@ -1,14 +1,49 @@
 """What both stages show on a terminal: the console, progress as a bar or as plain lines, small formats."""
 
+import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from typing import Any, Protocol
 
 # Without a terminal a line every so often is enough to see that it lives; in seconds.
 _LINE_EVERY = 10.0
+# A line that is written over.
+_REDRAWN_EVERY = 0.2
+
+
+class Terminal(Protocol):
+    """What results and progress are shown on: a console of rich's, or a `PlainTerminal`."""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches."""
+
+    def print(self, *texts: Any, style: str | None = None, soft_wrap: bool | None = None) -> None:
+        """Show a line."""
+
+
+class PlainTerminal:
+    """Lines as they are, where rich is not installed.
+
+    Parameters
+    ----------
+    stderr : bool
+        Whether standard output belongs to something else.
+    """
+
+    is_terminal = False
+
+    def __init__(self, stderr: bool = False) -> None:
+        self.stderr = stderr
+
+    def print(self, *texts: Any, style: str | None = None, soft_wrap: bool | None = None) -> None:
+        """Show a line."""
+        print(*texts, file=sys.stderr if self.stderr else sys.stdout, flush=True)
+
+    def show(self, line: str) -> None:
+        """Write over the last line of a terminal; elsewhere on standard error, begin a line."""
+        ends = ("\r", "\x1b[K") if sys.stderr.isatty() else ("", "\n")
+        print(ends[0] + line, end=ends[1], file=sys.stderr, flush=True)
 
 
 class ProgressDisplay:
@@ -16,13 +51,13 @@ class ProgressDisplay:
 
     Parameters
     ----------
-    console : rich.console.Console
+    console : Terminal
         Where to draw.
     what : str
         What is being counted, such as ``pictures``.
     """
 
-    def __init__(self, console: "Console", what: str) -> None:
+    def __init__(self, console: Terminal, what: str) -> None:
         self.console = console
         self.what = what
 
@@ -30,21 +65,22 @@ class ProgressDisplay:
         self._last_line = time.monotonic()
         self.count(self.what)
         self._bar = None
+        self._every = _REDRAWN_EVERY if self._is_overwritten else _LINE_EVERY
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
             self._bar = Progress(
-                TextColumn("{task.completed}/{task.total} {task.fields[what]}"),
+                TextColumn("{task.fields[count]}"),
                 BarColumn(),
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
                 TextColumn("{task.fields[skipped]}"),
                 TextColumn("{task.fields[remark]}"),
-                console=self.console,
+                console=self.console,  # type: ignore[arg-type]  # only rich's say that they are terminals
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=None, what=self.what, rate="", skipped="", remark="")
+            self._task = self._bar.add_task("", total=None, count=self.what, rate="", skipped="", remark="")
         return self
 
     def __exit__(
@@ -52,18 +88,23 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif isinstance(self.console, PlainTerminal) and sys.stderr.isatty():
+            self.console.show("")
 
     def count(self, what: str) -> None:
         """Begin to count something else."""
         self.what = what
         self._start = time.monotonic()
         self._first: int | None = None
+        self._going = False
 
     def update(self, done: int, total: int, skipped: int = 0) -> None:
         """Show that `done` of `total` are done."""
         if self._first is None:  # what was known before takes no time and must not count in the rate
             self._first = done
         now = time.monotonic()
+        if not self._going and done > self._first:  # nor must what came before: opening a network takes seconds
+            self._first, self._start, self._going = done, now, True
         rate = (done - self._first) / max(now - self._start, 1e-9)
         if self._bar is not None:
             shown = f"{rate:,.1f}/s" if done > self._first else ""
@@ -71,22 +112,32 @@ class ProgressDisplay:
                 self._task,
                 completed=done,
                 total=total,
-                what=self.what,
+                count=f"{done}/{total} {self.what}",
                 rate=shown,
                 skipped=f"{skipped} skipped" if skipped else "",
             )
-        elif now - self._last_line >= _LINE_EVERY and done < total and rate > 0:
+        elif now - self._last_line >= self._every and 0 < done < total:
             self._last_line = now
-            left = duration((total - done) / rate)
+            left = f", {rate:,.1f}/s, {duration((total - done) / rate)} left" if rate > 0 else ""
             tail = f", {skipped} skipped" if skipped else ""
-            self.console.print(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
+            self._line(f"{done} of {total} {self.what}{left}{tail}")
 
     def remark(self, text: str) -> None:
         """Show how what is being done right now is coming on."""
         if self._bar is not None:
             self._bar.update(self._task, remark=text)
-        elif time.monotonic() - self._last_line >= _LINE_EVERY:
+        elif time.monotonic() - self._last_line >= self._every:
             self._last_line = time.monotonic()
+            self._line(text)
+
+    @property
+    def _is_overwritten(self) -> bool:
+        return isinstance(self.console, PlainTerminal) and sys.stderr.isatty()
+
+    def _line(self, text: str) -> None:
+        if isinstance(self.console, PlainTerminal):
+            self.console.show(text)
+        else:
             self.console.print(text)
 
 

@@ -15,6 +15,8 @@ from extract.zoo import PACKAGE, build_network, find_state, is_file, require_tor
 
 # Colour mode -> channels that the network sees.
 COLORS = {"rgb": 3, "gray": 3, "luma": 1, "rgba": 4}
+# How a picture comes to the shape that the network sees, as `--fit` calls it -> as a spec does.
+FITS = {"crop": "shorter", "squash": "squash", "pad": "pad"}
 PENULTIMATE = "penultimate"
 ALL_STAGES = "all-stages"
 # Part of a state dict is taken where at least this share of the tensors on the way to the layers is in it: below
@@ -41,6 +43,9 @@ class Options:
         ``rgba``: alpha as a fourth. The last two adapt the first convolution (`extract.channels`).
     decoder : str, optional
         ``pillow``: full size; ``draft``: a JPEG at reduced size, where it is much larger than needed.
+    fit : str, optional
+        ``shorter``: the shorter side becomes `resize`; ``squash``: both do; ``pad``: the longer one does. Where that is
+        not the network's own way, the last two show the network the whole picture: `resize` is its side unless given.
     """
 
     input_size: int | None = None
@@ -50,6 +55,7 @@ class Options:
     std: tuple[float, ...] | None = None
     color: str | None = None
     decoder: str | None = None
+    fit: str | None = None
 
     def apply(self, spec: FeatureSpec) -> FeatureSpec:
         """Return `spec`, of an RGB network, with these options in place of the network's own.
@@ -63,6 +69,12 @@ class Options:
         if self.input_size is not None:
             changed["crop"] = (self.input_size, self.input_size)
             changed["resize"] = round(spec.resize * self.input_size / spec.crop[0])
+        if self.fit is not None and self.fit not in FITS.values():
+            raise SpecError(f"no way to fit pictures {self.fit!r}: use --fit {', '.join(FITS)}")
+        if self.fit is not None and self.fit != spec.fit:
+            changed["fit"] = self.fit
+            if self.fit != "shorter":
+                changed["resize"] = max(changed.get("crop", spec.crop))
         if self.resize is not None:
             changed["resize"] = self.resize
         if self.interpolation is not None:
@@ -84,7 +96,7 @@ class Options:
                 )
             changed[name] = tuple(values) * (channels // len(values))
         new = dataclasses.replace(spec, **changed)
-        if min(new.crop) < 1 or (new.fit == "shorter" and new.resize < max(new.crop)):
+        if min(new.crop) < 1 or (new.fit != "pad" and new.resize < max(new.crop)):
             raise SpecError(
                 f"pictures are resized to {new.resize} and cropped to {new.crop[0]}: choose --resize at least as large "
                 "as --input-size"

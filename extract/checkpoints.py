@@ -40,11 +40,19 @@ class Checkpoint:
     def options(self, changes: Options | None = None) -> Options:
         """Return the preprocessing that it was trained with, with some of it changed."""
         named = {k: v for k, v in dataclasses.asdict(changes or Options()).items() if v is not None}
-        return Options(**{**options_of(self.spec), **named})
+        known: dict[str, Any] = self.info.get("request", {}).get("options", {})
+        return Options(**{**options_of(self.spec, known.get("fit")), **named})
 
 
-def options_of(spec: FeatureSpec) -> dict[str, Any]:
-    """Return the preprocessing of a spec as values of `Options`, whatever its network's own is."""
+def options_of(spec: FeatureSpec, fit: str | None = None) -> dict[str, Any]:
+    """Return the preprocessing of a spec as values of `Options`, whatever its network's own is.
+
+    Parameters
+    ----------
+    spec : FeatureSpec
+    fit : str, optional
+        Its `fit`, where that was asked for by name; else the usual one is left out, as older readers expect.
+    """
     return {
         "input_size": spec.crop[0],
         "resize": spec.resize,
@@ -53,6 +61,7 @@ def options_of(spec: FeatureSpec) -> dict[str, Any]:
         "std": spec.std,
         "color": spec.color,
         "decoder": spec.decoder,
+        **({"fit": spec.fit} if fit or spec.fit != "shorter" else {}),
     }
 
 

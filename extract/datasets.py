@@ -5,14 +5,16 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import ImageSetError, MissingDependency, MissingFile, StoreError, first_line
 from data.images import ImageSet, make_set, open_images
 from data.listing import OBJECT, is_address
 from data.objects import list_objects
 from data.places import Locations
-from data.views import View
+
+if TYPE_CHECKING:
+    from data.views import View
 
 # These unpickle a file that lies beside the pictures, unchecked; CIFAR's are compared with known checksums first.
 _UNSAFE = ("LSUN", "LSUNClass")
@@ -43,7 +45,7 @@ def open_source(source: str | os.PathLike[str], name: str | None = None) -> Imag
     return opener(text, name) if opener else open_images(source, name)
 
 
-def image_set_of(view: View) -> ImageSet:
+def image_set_of(view: "View") -> ImageSet:
     """Return the pictures of a store's image set as it lists them, to compute other features of them.
 
     Raises

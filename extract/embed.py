@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,18 @@ from data.images import Pictures
 from data.spec import FeatureSpec, Source, refuse_other
 from data.views import Skipped
 from extract.backbones import Backbone, Output
-from extract.flow import Batch, available_cores, decoding, flow
+from extract.decode import Pixels
+from extract.flow import BATCH_ON_CPU, Batch, available_cores, decoding, flow, share_cores
 from extract.networks import Feature, Floats, Network, Setup
+from extract.onnx import OnnxEngine, is_known
 from extract.reader import Picture
 from extract.wanted import Wanted, wanted_of
+
+if TYPE_CHECKING:
+    from extract.engines import Engine
+
+# What of a request belongs to one feature, not to the network that several share.
+_OF_ONE_FEATURE = ("layer", "pooling", "view", "projection", "normalize")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +133,53 @@ def reopen_all(
     return opened
 
 
+def reopen_cached(sources: Sequence[Source], wants: str, device: str) -> list[tuple[Backbone, list[Feature]]] | None:
+    """Return what `reopen_all` would, without building a network, where their graphs are in the cache; else None.
+
+    Of features from a graph that agreed with PyTorch on this machine nothing else is needed, so that a prediction
+    starts without torch. Components are files of their own, and are left to `reopen_all`.
+
+    Parameters
+    ----------
+    sources, wants
+        As for `reopen_all`.
+    device : str
+        Where they are to be computed.
+
+    Raises
+    ------
+    WeightsError
+        If the weights were a file and it is not there.
+    """
+    if any(not source.request or source.spec.projection for source in sources):
+        return None
+    _weights_of(sources, wants, ())
+    together: dict[str, list[Source]] = {}
+    for source in sources:
+        of_network = {k: v for k, v in source.request.items() if k not in _OF_ONE_FEATURE}
+        together.setdefault(json.dumps(of_network, sort_keys=True), []).append(source)
+    opened = []
+    for members in together.values():
+        plain = [dataclasses.replace(source.spec, view="center", normalize="") for source in members]
+        specs = tuple(dict.fromkeys(plain))
+        if not is_known(specs, device):
+            return None
+        features = [
+            Feature(source.spec, source.request, specs.index(spec)) for source, spec in zip(members, plain, strict=True)
+        ]
+        opened.append((Backbone(None, specs), features))
+    return opened
+
+
+def _start(backbone: Backbone, setup: Setup, sample: Pixels) -> "Engine":
+    """Return what runs a network, or the graph of one that `reopen_cached` did not build."""
+    if backbone.network is None:
+        return OnnxEngine(backbone, setup.batch_size or BATCH_ON_CPU, *share_cores())
+    from extract.engines import open_engine  # after `open_backbone` has said whether torch is there
+
+    return open_engine(backbone, setup, sample)
+
+
 def _weights_of(sources: Sequence[Source], wants: str, given: Sequence[str]) -> list[str]:
     """Return for each source what `open_backbone` calls its weights."""
     keys = [json.dumps([s.request["backbone"], s.request["weights"]], sort_keys=True) for s in sources]
@@ -226,8 +281,6 @@ def embed_all(
     on_progress : callable, optional
         Called with pictures done, in all, and skipped.
     """
-    from extract.engines import open_engine  # after `open_backbone` has said whether torch is there
-
     networks = [Network(features) for _, features in opened]
     places = [feature.spec.fingerprint for _, features in opened for feature in features]
     order = [places.index(spec.fingerprint) for spec in specs]
@@ -238,7 +291,7 @@ def embed_all(
 
     def start(i: int, first: list[Picture]) -> None:
         sample = np.stack([picture.inputs[networks[i].recipes[0]] for picture in first])
-        running = networks[i].engine = open_engine(opened[i][0], Setup(engine, device, batch_size, precision), sample)
+        running = networks[i].engine = _start(opened[i][0], Setup(engine, device, batch_size, precision), sample)
         notes.extend(note for note in running.notes if note not in notes)
 
     with decoding():

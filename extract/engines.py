@@ -20,16 +20,14 @@ from data.errors import BackboneError, EngineError, MissingDependency, first_lin
 from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.flow import available_cores
+from extract.flow import BATCH_ON_CPU, available_cores, share_cores
 from extract.networks import Setup
 from extract.tracing import HookedCut
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 
 # Pictures in a batch. On a CPU larger ones fall out of the caches; a GPU needs many to be busy.
-_BATCH = {"cpu": 4, "mps": 64, "cuda": 128}
-# More lanes than this gain nothing on pictures of usual size, and each holds a batch's activations.
-_MOST_LANES = 16
+_BATCH = {"cpu": BATCH_ON_CPU, "mps": 64, "cuda": 128}
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = ("auto", "float32", *_AUTOCAST)
 
@@ -83,17 +81,6 @@ def choose_device(wanted: str = "auto") -> str:
             f"device {wanted} is not available to this PyTorch ({torch.__version__}): use --device auto"
         )
     return wanted
-
-
-def share_cores(cores: int = 0) -> tuple[int, int]:
-    """Return how many batches to run at once on so many cores (0: all), and with how many threads each.
-
-    One thread a batch is best as long as the activations of so many batches do not fight over the caches: the
-    layers of one batch need no barrier between threads, and decoding finds its place between them.
-    """
-    cores = cores or available_cores()
-    lanes = min(cores, _MOST_LANES)
-    return lanes, max(1, cores // lanes)
 
 
 @dataclasses.dataclass
@@ -197,6 +184,12 @@ def _onnx(backbone: Backbone, setup: Setup) -> Engine:
     return OnnxEngine(backbone, setup.batch_size or _BATCH["cpu"], *share_cores(setup.cores))
 
 
+def _note_agreement(backbone: Backbone) -> None:
+    from extract.onnx import note_agreement
+
+    note_agreement(backbone.specs, choose_device() == "cpu")
+
+
 ENGINES: dict[str, Callable[[Backbone, Setup], Engine]] = {"torch": TorchEngine, "onnx": _onnx}
 
 
@@ -234,6 +227,8 @@ def open_engine(backbone: Backbone, setup: Setup, sample: Pixels) -> Engine:
             return reference
         least = agreement(reference.forward(sample), engine.forward(sample))
         if least >= COSINE:
+            if name == "onnx":
+                _note_agreement(backbone)
             return engine
         problem = f"its outputs have a cosine of {least:.5f} with the reference's, less than {COSINE}"
     except (EngineError, MissingDependency) as error:

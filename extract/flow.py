@@ -3,12 +3,13 @@
 import collections
 import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-
-from threadpoolctl import threadpool_limits
+from typing import Any
 
 from data.images import Pictures
 from extract.decode import pillow_settings
@@ -17,9 +18,13 @@ from extract.preprocess import Recipe
 from extract.reader import Picture, read_picture
 
 # Pictures that a network's engine is tried on before it runs the rest.
-SAMPLE = 4  # a batch on a CPU
+SAMPLE = 4
 # Pictures that may at least wait, read, for the networks: work for the readers while an engine starts.
 _AHEAD = 64
+# Pictures in a batch on a CPU, where larger ones fall out of the caches.
+BATCH_ON_CPU = 4
+# More lanes than this gain nothing on pictures of usual size, and each holds a batch's activations.
+_MOST_LANES = 16
 
 
 @dataclasses.dataclass
@@ -47,7 +52,7 @@ class Batch:
 @contextlib.contextmanager
 def decoding() -> Iterator[None]:
     """Set what is global in Pillow and the BLAS for a `flow`, and keep that and PyTorch's settings as they were."""
-    with pillow_settings(), _torch_settings_kept(), threadpool_limits(1, user_api="blas"):
+    with pillow_settings(), _torch_settings_kept(), _one_blas_thread():
         yield
 
 
@@ -194,6 +199,16 @@ class _Forward:
         return Batch(network, pictures, vectors, clock() - began)
 
 
+def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
+    """Let the BLAS compute in the thread that asks it; where threadpoolctl is not installed it is only slower."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return contextlib.nullcontext()
+    limits: contextlib.AbstractContextManager[Any] = importlib.import_module("threadpoolctl").threadpool_limits(
+        1, user_api="blas"
+    )
+    return limits
+
+
 @contextlib.contextmanager
 def _torch_settings_kept() -> Iterator[None]:
     """Put back what threads of a flow set for all: PyTorch's thread count, which new threads inherit, and TF32."""
@@ -211,3 +226,14 @@ def _torch_settings_kept() -> Iterator[None]:
 def available_cores() -> int:
     """Return the cores that this process may use, which a container or taskset may have made fewer."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(cores: int = 0) -> tuple[int, int]:
+    """Return how many batches to run at once on so many cores (0: all), and with how many threads each.
+
+    One thread a batch is best as long as the activations of so many batches do not fight over the caches: the
+    layers of one batch need no barrier between threads, and decoding finds its place between them.
+    """
+    cores = cores or available_cores()
+    lanes = min(cores, _MOST_LANES)
+    return lanes, max(1, cores // lanes)

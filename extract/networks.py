@@ -1,8 +1,8 @@
 """A frozen network, how to run it and the features wanted of it: from inputs of pictures to finished vectors."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,16 @@ class Setup:
     cores: int = 0
 
 
+class Projector(Protocol):
+    """Makes vectors shorter."""
+
+    def __call__(self, vectors: Floats, /) -> Floats:
+        """Return (B, dim) float32 for vectors (B, width) float32."""
+
+    def affine(self, width: int) -> tuple[Floats, Floats]:
+        """Return what is subtracted first, (width,), and what vectors are then multiplied with, (width, dim)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Feature:
     """One vector wanted of each picture.
@@ -58,14 +68,14 @@ class Feature:
         The command that gives it, as `extract.wanted` describes it.
     output : int
         Which output of its network it begins with.
-    project : callable, optional
+    project : Projector, optional
         From (B, dim_out) to (B, dim), float32, if the spec has a projection.
     """
 
     spec: FeatureSpec
     request: dict[str, Any]
     output: int = 0
-    project: Callable[[Floats], Floats] | None = None
+    project: Projector | None = None
 
     def finish(self, outputs: Mapping[Recipe, Sequence[Floats]]) -> Floats:
         """Return the vectors, (B, dim) float32: the mean over the spec's views, projected, normalised.

@@ -3,25 +3,24 @@
 import contextlib
 import dataclasses
 import hashlib
-import io
+import importlib.metadata
 import json
-import os
+import platform
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from data.errors import EngineError, MissingDependency, first_line
+from data.spec import FeatureSpec
 from data.staging import write_atomically
+from extract.at_hand import graph_folder
 from extract.backbones import Backbone
 from extract.decode import Pixels
+from extract.session import OPSET, PIXELS, open_session
 
-_OPSET = 17
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.
 _EXPORT = 1
 _INSTALL = "install it with `pip install 'penult[extract]'`"
@@ -33,7 +32,7 @@ class OnnxEngine:
     Parameters
     ----------
     backbone : Backbone
-        What to run. Its graph is taken from the cache, or exported.
+        What to run. Its graph is taken from the cache, or exported; one without a network is in the cache.
     batch_size, lanes, threads : int
         Pictures in a batch, batches at once, and threads for each.
 
@@ -66,7 +65,7 @@ class OnnxEngine:
             If the graph fails on them.
         """
         try:
-            return tuple(self._session.run(None, {"pixels": np.ascontiguousarray(pixels)}))
+            return tuple(self._session.run(None, {PIXELS: np.ascontiguousarray(pixels)}))
         except Exception as error:  # the runtime's errors have no common class but this one
             raise EngineError(
                 f"ONNX Runtime failed on {len(pixels)} pictures in {self._title} ({first_line(error)}): "
@@ -74,117 +73,119 @@ class OnnxEngine:
             ) from error
 
 
-def cache_folder() -> Path:
-    """Return where exported graphs are kept: ``$PENULT_CACHE``, else the user's cache folder."""
-    named = os.environ.get("PENULT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penult"
+def note_agreement(specs: Sequence[FeatureSpec], automatic: bool) -> None:
+    """Remember that the graph of a network agrees with PyTorch on this machine, in the runtime that is installed.
+
+    Parameters
+    ----------
+    specs : sequence of FeatureSpec
+        Of the network's outputs.
+    automatic : bool
+        Whether the engine ``auto`` on the device ``auto`` takes this one here: there is no GPU.
+    """
+    mark, words = _agreement_file(specs), _agreement(automatic)
+    with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run compares again
+        if not mark.exists() or mark.read_text() != words:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(mark, words.encode())
 
 
-class _Exported(nn.Module):
-    """A network from uint8 pictures (B, H, W, C): normalisation is a part of the graph."""
+def is_known(specs: Sequence[FeatureSpec], device: str) -> bool:
+    """Whether the cache has the graph of a network, and it agreed with PyTorch here; imports no torch.
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.network = backbone.network
-        self.register_buffer("mean", torch.tensor(backbone.spec.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(backbone.spec.std).view(1, -1, 1, 1))
-
-    def forward(self, pixels: torch.Tensor) -> Any:
-        x = pixels.permute(0, 3, 1, 2).float() / 255
-        return self.network((x - self.mean) / self.std)
+    Parameters
+    ----------
+    specs : sequence of FeatureSpec
+        Of the network's outputs.
+    device : str
+        ``cpu``, or ``auto`` where that was found to be the CPU.
+    """
+    try:
+        words = _agreement_file(specs).read_text()
+    except (OSError, ValueError):
+        return False
+    agreed = words == _agreement(True) or (device == "cpu" and words == _agreement(False))
+    return agreed and device in ("auto", "cpu") and bool(_installed("onnxruntime")) and _cached(specs) is not None
 
 
 def _session(backbone: Backbone, threads: int) -> Any:
     try:
-        import onnx  # noqa: F401  (the exporter needs it)
-        import onnxruntime
+        if backbone.network is not None:
+            import onnx  # noqa: F401  (the exporter needs it)
+        import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingDependency(f"the engine onnx needs {error.name}, which is not installed: {_INSTALL}") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; warnings are of graph optimisations
-    # threads that spin while they wait would take the cores from decoding
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = cache_folder() / "onnx" / f"{_key(backbone)}.graph"
-    for graph in _graphs(backbone, path):
+    title = f"the graph of {backbone.spec.title}"
+    problem = "it is not in the cache any more"
+    for graph in _graphs(backbone):
         try:
-            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's errors have no common class but this one
-            problem = first_line(error)
-    raise EngineError(f"ONNX Runtime does not take the graph of {backbone.spec.title} ({problem}): use --engine torch")
+            return open_session(graph, threads, title)
+        except EngineError as error:
+            problem = str(error)
+    raise EngineError(f"{problem}: use --engine torch")
 
 
-def _graphs(backbone: Backbone, path: Path) -> Iterator[bytes]:
-    """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache.
-
-    A cached file is the graph behind its SHA-256.
-    """
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        digest, graph = content[:32], content[32:]
-        if hashlib.sha256(graph).digest() == digest:
-            yield graph
-    graph = _export(backbone)
+def _graphs(backbone: Backbone) -> Iterator[bytes]:
+    """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache."""
+    cached = _cached(backbone.specs)
+    if cached is not None:
+        yield cached
+    if backbone.network is None:
+        return
+    graph, path = _export(backbone), _graph_file(backbone.specs)
     with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run exports again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, hashlib.sha256(graph).digest() + graph)
     yield graph
 
 
-def _key(backbone: Backbone) -> str:
-    """Return a name for the graph: everything that decides it."""
-    specs = [dataclasses.replace(spec, view="center", decoder="") for spec in backbone.specs]
-    parts = [_EXPORT, _OPSET, torch.__version__, *(spec.canonical_json() for spec in specs)]
+def _cached(specs: Sequence[FeatureSpec]) -> bytes | None:
+    """Return the graph from the cache, whose file is the graph behind its SHA-256; None where that is not so."""
+    with contextlib.suppress(OSError):
+        content = _graph_file(specs).read_bytes()
+        digest, graph = content[:32], content[32:]
+        if hashlib.sha256(graph).digest() == digest:
+            return graph
+    return None
+
+
+def _graph_file(specs: Sequence[FeatureSpec]) -> Path:
+    return graph_folder() / "onnx" / f"{_key(specs)}.graph"
+
+
+def _agreement_file(specs: Sequence[FeatureSpec]) -> Path:
+    return graph_folder() / "onnx-agreed" / _key(specs)
+
+
+def _key(specs: Sequence[FeatureSpec]) -> str:
+    """Return a name for the graph: everything that decides it, which how pictures come to its input does not."""
+    pixels: dict[str, Any] = {"resize": 0, "fit": "", "interpolation": "", "view": "", "decoder": ""}
+    plain = [dataclasses.replace(spec, **pixels, color="rgb" if spec.color == "gray" else spec.color) for spec in specs]
+    parts = [_EXPORT, OPSET, _installed("torch"), *(spec.canonical_json() for spec in plain)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _agreement(automatic: bool) -> str:
+    # the cache may be shared by machines with a GPU and without
+    return f"onnxruntime {_installed('onnxruntime')} on {platform.node()}{' by default' if automatic else ''}"
+
+
+def _installed(package: str) -> str:
+    """Return a package's version without importing it; empty where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _export(backbone: Backbone) -> bytes:
+    from extract.graphs import Normalised, export_graph  # which need torch
+
     spec = backbone.spec
-    example = torch.zeros((2, *spec.crop, len(spec.mean)), dtype=torch.uint8)
-    names = [f"output{i}" for i in range(len(backbone.specs))]
-    file: Any = io.BytesIO()
     network = backbone.network.to("cpu")
+    module = Normalised(dataclasses.replace(backbone, network=network)).eval()
+    names = [f"output{i}" for i in range(len(backbone.specs))]
     try:
-        with warnings.catch_warnings(), _quiet_exporter():
-            warnings.simplefilter("ignore")  # of the exporter's age, and of shapes that are constant on purpose
-            torch.onnx.export(
-                _Exported(dataclasses.replace(backbone, network=network)).eval(),
-                (example,),
-                file,
-                dynamo=False,
-                opset_version=_OPSET,
-                input_names=["pixels"],
-                output_names=names,
-                dynamic_axes={name: {0: "batch"} for name in ("pixels", *names)},
-            )
-    except Exception as error:  # the exporter raises nearly anything on an operation that it does not know
-        raise EngineError(
-            f"{spec.title} cannot be exported to ONNX ({first_line(error)}): use --engine torch"
-        ) from None
-    return cast(bytes, file.getvalue())
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep what the exporter prints before it fails, the whole graph, out of standard output, where --json may write.
-
-    It does so from C++, so the file descriptor itself looks elsewhere meanwhile.
-    """
-    try:
-        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # a process without standard output
-        yield
-        return
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        return export_graph(module, (*spec.crop, len(spec.mean)), names, spec.title)
+    except EngineError as error:
+        raise EngineError(f"{error}: use --engine torch") from None

@@ -35,6 +35,7 @@ class Recipe:
     color: str
     view: str
     decoder: str
+    fill: tuple[int, ...] = ()  # of each channel beside a padded picture
 
     @property
     def decoding(self) -> tuple[bool, int]:
@@ -45,8 +46,10 @@ class Recipe:
 
 def recipes(spec: FeatureSpec) -> tuple[Recipe, ...]:
     """Return how to make the pixels of every view that a spec is the mean of, or of its only one."""
-    names = [f.name for f in dataclasses.fields(Recipe)]
+    names = [f.name for f in dataclasses.fields(Recipe) if f.name != "fill"]
     recipe = Recipe(**{name: getattr(spec, name) for name in names})
+    if spec.fit == "pad":  # with zeros, once normalised; half to even
+        recipe = dataclasses.replace(recipe, fill=tuple(round(255 * min(max(m, 0.0), 1.0)) for m in spec.mean))
     return tuple(dataclasses.replace(recipe, view=view) for view in single_views(spec.view))
 
 
@@ -119,7 +122,10 @@ def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes, least_a
         seen = pixels if recipe.color == "rgba" else pixels[:, :, :3]
         random = recipe.view.startswith("random")
         made = _random_crop(seen, recipe, digest, least_area) if random else _crop(seen, recipe, shared)
-        inputs.append(np.ascontiguousarray(_colour(made, recipe.color)))
+        made = _colour(made, recipe.color)
+        if made.shape[:2] != recipe.crop:
+            made = _padded(made, _corner(pixels, recipe), recipe)
+        inputs.append(np.ascontiguousarray(made))
     return inputs
 
 
@@ -127,27 +133,48 @@ def _resized_size(pixels: Pixels, recipe: Recipe) -> tuple[int, int]:
     """Return height and width of the whole picture after resizing."""
     h, w = pixels.shape[:2]
     short, long = min(w, h), max(w, h)
+    if recipe.fit == "pad":
+        scaled = max(round(recipe.resize * short / long), 1)
+        return (recipe.resize, scaled) if w <= h else (scaled, recipe.resize)
     scaled = recipe.resize if recipe.fit == "squash" else int(recipe.resize * long / short)
     return (scaled, recipe.resize) if w <= h else (recipe.resize, scaled)
 
 
-def _crop(pixels: Pixels, recipe: Recipe, shared: dict[_Key, Pixels]) -> Pixels:
-    """Return the crop of a resized picture, which other crops may share."""
-    (h, w), size, (height, width) = pixels.shape[:2], _resized_size(pixels, recipe), recipe.crop
+def _corner(pixels: Pixels, recipe: Recipe) -> tuple[int, int]:
+    """Return where the crop begins within the resized picture, from its top and left; negative where it is padded."""
+    size, (height, width) = _resized_size(pixels, recipe), recipe.crop
     if recipe.view in CORNERS:
         down, right = CORNERS[recipe.view]
-        top, left = down * (size[0] - height), right * (size[1] - width)
-    else:
-        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)  # half to even, as torchvision crops
+        return down * (size[0] - height), right * (size[1] - width)
+    return round((size[0] - height) / 2), round((size[1] - width) / 2)  # half to even, as torchvision crops
+
+
+def _crop(pixels: Pixels, recipe: Recipe, shared: dict[_Key, Pixels]) -> Pixels:
+    """Return the crop of a resized picture, which other crops may share; of a padded one what there is of it."""
+    (h, w), size, (height, width) = pixels.shape[:2], _resized_size(pixels, recipe), recipe.crop
+    top, left = _corner(pixels, recipe)
+    if recipe.fit == "pad":
+        top, left, height, width = max(top, 0), max(left, 0), min(height, size[0]), min(width, size[1])
     if max(h, w) > _MAX_ASPECT * min(h, w) and recipe.fit == "shorter":
         box = (left * w / size[1], top * h / size[0], (left + width) * w / size[1], (top + height) * h / size[0])
         crop = resize_by_pillow(pixels, recipe.crop, recipe.interpolation, box)
     else:
-        key = (size, (top, left), recipe.crop, recipe.interpolation, pixels.shape[2])
+        key = (size, (top, left), (height, width), recipe.interpolation, pixels.shape[2])
         if key not in shared:
-            shared[key] = resize_crop(pixels, size, (top, left), recipe.crop, recipe.interpolation)
+            shared[key] = resize_crop(pixels, size, (top, left), (height, width), recipe.interpolation)
         crop = shared[key]
     return crop[:, ::-1] if recipe.view == "flip" else crop
+
+
+def _padded(made: Pixels, corner: tuple[int, int], recipe: Recipe) -> Pixels:
+    """Lay what there is of a picture on a crop of the fill colour."""
+    (h, w), top, left = made.shape[:2], max(-corner[0], 0), max(-corner[1], 0)
+    if recipe.view == "flip":  # which is the mirror image of the whole crop
+        left = recipe.crop[1] - w - left
+    canvas = np.empty((*recipe.crop, made.shape[2]), dtype=np.uint8)
+    canvas[:] = recipe.fill
+    canvas[top : top + h, left : left + w] = made
+    return canvas
 
 
 def _random_crop(pixels: Pixels, recipe: Recipe, digest: bytes, least_area: float) -> Pixels:

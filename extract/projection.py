@@ -153,6 +153,12 @@ class Pca:
         centred = X.astype(np.float32, copy=False) - self.mean
         return np.asarray(centred @ self.components.T, np.float32)
 
+    __call__ = transform
+
+    def affine(self, width: int) -> tuple[Floats, Floats]:
+        """Return what is subtracted first, (width,), and what vectors are then multiplied with, (width, dim)."""
+        return self.mean, np.ascontiguousarray(self.components.T)
+
     @property
     def digest(self) -> str:
         """``sha256:`` and the digest of mean and components: for each its name, its shape and its values.

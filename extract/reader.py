@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data.errors import first_line
 from data.images import Pictures
@@ -81,6 +81,17 @@ def read_picture(pictures: Pictures, index: int, wanted: Callable[[bytes], Itera
     except MemoryError:
         reason, mtime = "too little memory to decode it", -1
     return Picture(index, digest, inputs, reason, content.size, mtime, read_seconds, time.thread_time() - start)
+
+
+def read_some(pictures: Pictures, count: int, wanted: Sequence[Recipe]) -> list[Mapping[Recipe, Pixels]]:
+    """Return the inputs of up to `count` pictures, evenly over all, those left out that cannot be read.
+
+    To be called within `extract.decode.pillow_settings`.
+    """
+    n = min(count, len(pictures))
+    chosen = [round(i * (len(pictures) - 1) / max(n - 1, 1)) for i in range(n)]
+    read = [read_picture(pictures, i, lambda _: wanted) for i in chosen]
+    return [picture.inputs for picture in read if picture.inputs]
 
 
 def settled(mtime: int) -> bool:

@@ -54,6 +54,8 @@ class PenultFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         ``random:DIM``, ``random:DIM:SEED`` or a file of components.
     input_size, resize, interpolation, mean, std, color, decoder
         As for `extract.backbones.Options`; None for the network's own.
+    fitting : str, optional
+        `fit` of `extract.backbones.Options`, which here is a method.
     partial : bool
         Take from a weights file what fits.
     seed : int
@@ -106,6 +108,7 @@ class PenultFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         std: Sequence[float] | None = None,
         color: str | None = None,
         decoder: str | None = None,
+        fitting: str | None = None,
         partial: bool = False,
         seed: int = 0,
         engine: str = "auto",
@@ -134,6 +137,7 @@ class PenultFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         self.std = std
         self.color = color
         self.decoder = decoder
+        self.fitting = fitting
         self.partial = partial
         self.seed = seed
         self.engine = engine
@@ -248,6 +252,7 @@ class PenultFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
                 std=None if self.std is None else tuple(self.std),
                 color=self.color,
                 decoder=self.decoder,
+                fit=self.fitting,
             ),
             seed=self.seed,
             partial=self.partial,

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data.errors import ProjectionError
 from extract.backbones import ALL_STAGES, DEFAULT_BACKBONE, Backbone, Options, Output, open_backbone, request
-from extract.networks import Feature, Floats
+from extract.networks import Feature, Floats, Projector
 from extract.preprocess import single_views
 from extract.projection import Pca, load_pca, parse_projection, random_projection
 
@@ -133,9 +135,7 @@ class Wanted:
             return ":".join([kind, numbers[0], numbers[1] if len(numbers) == 2 else "0"])
         return load_pca(Path(self.projection)).projection
 
-    def _projection(
-        self, backbone: Backbone, pca: Callable[[Backbone], Pca] | None
-    ) -> tuple[Callable[[Floats], Floats] | None, str]:
+    def _projection(self, backbone: Backbone, pca: Callable[[Backbone], Pca] | None) -> tuple[Projector | None, str]:
         asked = self._asked_projection()
         if not asked:
             return None, ""
@@ -152,7 +152,7 @@ class Wanted:
             raise ProjectionError(
                 f"the components of {self.projection} are not here: name their file (--projection FILE)"
             )
-        return components.transform, components.projection
+        return components, components.projection
 
 
 class _RandomProjection:
@@ -164,11 +164,17 @@ class _RandomProjection:
         self._matrices: dict[int, Floats] = {}
 
     def __call__(self, vectors: Floats) -> Floats:
-        width = vectors.shape[1]
+        projected: Floats = vectors @ self._matrix(vectors.shape[1])
+        return projected
+
+    def affine(self, width: int) -> tuple[Floats, Floats]:
+        """Return what is subtracted first, (width,), and what vectors are then multiplied with, (width, dim)."""
+        return np.zeros(width, np.float32), self._matrix(width)
+
+    def _matrix(self, width: int) -> Floats:
         if width not in self._matrices:  # two threads may make it at once, and make the same
             self._matrices[width] = random_projection(width, self._dim, self._seed)
-        projected: Floats = vectors @ self._matrices[width]
-        return projected
+        return self._matrices[width]
 
 
 def wanted_of(request: dict[str, Any], weights: str, projection: str) -> Wanted:

@@ -127,7 +127,7 @@ def packaged_file() -> Path:
 def _torchvision(arch: str, weights: str) -> tuple[Any, FeatureSpec]:
     import torchvision.models as models
 
-    preset = _torchvision_weights(arch, weights).transforms()
+    preset = torchvision_weights(arch, weights).transforms()
     changes: dict[str, Any] = {}
     if arch in ("googlenet", "inception_v3"):
         changes = {"transform_input": True, "init_weights": False, "aux_logits": False}
@@ -145,13 +145,19 @@ def _torchvision(arch: str, weights: str) -> tuple[Any, FeatureSpec]:
     )
 
 
-def _torchvision_weights(arch: str, weights: str) -> Any:
+def torchvision_weights(arch: str, weights: str) -> Any:
+    """Return the entry of torchvision's list of weights that a name stands for; its own default where there is none."""
     import torchvision.models as models
 
     sets = models.get_model_weights(arch)
     if weights in sets.__members__:
         return sets[weights]
     return sets.__members__.get("IMAGENET1K_V1", sets.DEFAULT)
+
+
+def checkpoint_name(arch: str, weights: str = "default") -> str:
+    """Return the name of the file in the hub's cache that holds weights of a torchvision network."""
+    return str(torchvision_weights(arch, weights).url).rpartition("/")[2]
 
 
 def _timm(arch: str) -> tuple[Any, FeatureSpec]:
@@ -179,7 +185,7 @@ def _timm(arch: str) -> tuple[Any, FeatureSpec]:
 def _hub_state(library: str, arch: str, weights: str, network: Any) -> dict[str, Any]:
     try:
         if library == "torchvision":
-            chosen = _torchvision_weights(arch, weights)
+            chosen = torchvision_weights(arch, weights)
             if weights not in ("default", chosen.name):
                 sets = ", ".join(name for name in type(chosen).__members__ if name != "DEFAULT")
                 raise WeightsError(f"{arch} has no weights {weights!r}: name a file, default, random or one of {sets}")

@@ -65,7 +65,7 @@ def save_checkpoint(path: Path, operated: Operated, facts: dict[str, Any], train
         "fingerprint": spec.fingerprint,
         "last": operated.head[-1],
         "last_weights": weights_digest(network.last),
-        "request": {"backbone": spec.backbone, "options": options_of(spec)},
+        "request": {"backbone": spec.backbone, "options": options_of(spec, operated.fit)},
         **facts,
         "train_keys": base64.b64encode(keys.tobytes()).decode(),
         "versions": {"penult": VERSION, "torch": torch.__version__, **_versions()},

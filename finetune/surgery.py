@@ -90,6 +90,8 @@ class Operated:
         Names of the last layers of its stages, first stage first.
     report : tuple of str
         What the user should know of how the weights fitted.
+    fit : str, optional
+        The spec's, where it was asked for by name.
     """
 
     network: Tuned
@@ -98,6 +100,7 @@ class Operated:
     found: Survey
     stages: tuple[str, ...]
     report: tuple[str, ...] = ()
+    fit: str | None = None
 
 
 def operate(
@@ -138,7 +141,8 @@ def operate(
     network.requires_grad_(True)
     report = opened.loaded.report(opened.title, opened.spec.backbone, seed) if opened.loaded and partial else ()
     stages = tuple(stages_of(found, opened.spec.crop, opened.head))
-    return Operated(network, opened.spec, opened.head, found, stages, report)
+    fit = options.fit if options else None
+    return Operated(network, opened.spec, opened.head, found, stages, report, fit)
 
 
 def set_last_layer(network: Tuned, weight: Array, bias: Array, rows: Sequence[int] | None = None) -> None:

@@ -33,17 +33,19 @@ def work(tmp_path_factory):
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
     import verbs.arguments
     from classify.heads import HEADS
+    from extract.backbones import COLORS, FITS
     from extract.engines import ENGINES, PRECISIONS
 
     assert tuple(HEADS) == verbs.arguments.HEADS
     assert ("auto", *ENGINES) == verbs.arguments.ENGINES
     assert PRECISIONS == verbs.arguments.PRECISIONS
+    assert (tuple(FITS), set(COLORS)) == (verbs.arguments.FITS, set(verbs.arguments.COLORS))
 
 
 def test_help_names_every_verb_and_how_to_start():
     text = penult("--help").stdout
     for verb in VERBS:
-        assert f"\n    {verb} " in text
+        assert f"\n    {verb}" in text
         assert penult(verb, "--help").returncode == 0
     assert "penult demo" in text
 
@@ -86,7 +88,7 @@ def test_wrong_usage_exits_2(arguments):
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--dataset", "x"], "holds no image set 'x', only pictures"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--features", "vgg"], "holds no features 'vgg', only timm"),
         (["fit", "lr.head", "--head", "lr", "-o", "x.head"], "lr.head is not a feature store"),
-        (["eval", "f.h5", "f.h5"], "f.h5 cannot be read as a head"),
+        (["eval", "f.h5", "f.h5"], "f.h5 is a feature store, not a head: name the heads first"),
         (["eval", "no.head", "f.h5"], "no.head does not exist: make a head with `fit"),
         (["eval", "lr.head", "f.h5", "--split", "val"], "has no split 'val'"),
         (["predict", "lr.head", "nowhere.png"], "nowhere.png does not exist"),
@@ -98,6 +100,9 @@ def test_wrong_usage_exits_2(arguments):
         (["info", "f.h5", "--quick"], "f.h5 is a store, and --quick is for pictures"),
         (["info", "pictures", "--sheet", "pictures/s.png"], "would be one of the pictures of pictures: name a file"),
         (["verify", "no.h5"], "no.h5 does not exist"),
+        (["verify", "pictures"], "pictures is a folder that holds no store: run `extract IMAGES -o pictures`"),
+        (["compare", "f.h5", "--save", "f.h5"], "f.h5 is a file, and heads go into a folder: name another with --save"),
+        (["eval", "pictures", "f.h5"], "pictures is a folder: name a head's file"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_clear_sentence_and_exit_1(work, arguments, message):
@@ -298,6 +303,20 @@ def test_ctrl_c_in_info_exits_130(work, monkeypatch):
     assert "interrupted after 1 of 48 pictures: nothing was written" in done.stderr
 
 
+@pytest.mark.parametrize(("kind", "said"), [("lr", "none was written"), ("all", "finished heads are in heads")])
+def test_ctrl_c_in_fit_says_what_is_there(work, monkeypatch, kind, said):
+    from classify.fitting import Fitting
+
+    def interrupt(self, *told):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitting, "fit", interrupt)
+    done = penult("fit", "f.h5", "--head", kind, "-o", "heads", cwd=work)
+    assert done.returncode == 130
+    assert f"interrupted: {said}; the same command starts anew" in done.stderr
+    assert not (work / "heads").exists()
+
+
 def test_verify_notices_features_that_are_not_of_their_pictures(work, tmp_path):
     import h5py
 
@@ -375,8 +394,8 @@ def test_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(mon
         for done in range(0, 100, 20):
             display.update(done, 100, skipped=done // 40)
     assert plain.getvalue().splitlines() == [
-        "20 of 100 pictures, 1.7/s, 48 s left",
-        "60 of 100 pictures, 2.5/s, 16 s left, 1 skipped",
+        "20 of 100 pictures",
+        "60 of 100 pictures, 3.3/s, 12 s left, 1 skipped",
     ]
     monkeypatch.undo()
     bar = io.StringIO()
@@ -387,6 +406,54 @@ def test_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(mon
     assert "2 skipped" in bar.getvalue()
 
 
+def test_a_bar_names_what_it_counts_before_it_knows_how_many():
+    import io
+
+    from rich.console import Console
+
+    from data import terminal
+
+    bar = io.StringIO()
+    with terminal.ProgressDisplay(Console(file=bar, force_terminal=True, width=80), "pictures") as display:
+        display._bar.refresh()
+    assert "pictures" in bar.getvalue()
+    assert "None" not in bar.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["extrct", "x"], "penult: error: no verb 'extrct': did you mean extract? (penult --help has all)"),
+        (["fit", "f.h5", "--haed", "lr"], "penult fit: error: no option --haed: did you mean --head?"),
+        (
+            ["fit", "f.h5", "--head", "lr", "--tune=val", "--qqq"],
+            "penult fit: error: no option --qqq (penult fit --help",
+        ),
+        (["eval", "lr.head"], "penult eval: error: name heads and the store to measure them on"),
+        (
+            ["finetune", "x", "--mode", "scratch", "--weights", "w.pth", "-o", "c"],
+            "penult finetune: error: --mode scratch begins with random weights: leave out --weights",
+        ),
+        (
+            ["audit", "f.h5", "--csv", "-", "--json", "-"],
+            "penult: error: --json - and --csv - are both standard output",
+        ),
+    ],
+)
+def test_wrong_usage_says_what_was_meant_in_two_lines(arguments, said):
+    done = penult(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith(said)
+    assert len(lines) <= 2
+
+
+def test_the_folder_of_json_is_made_like_any_other(work, tmp_path):
+    assert penult("info", "f.h5", "--json", tmp_path / "new/folder/info.json", cwd=work).returncode == 0
+    assert json.loads((tmp_path / "new/folder/info.json").read_text())["path"] == "f.h5"
+
+
 def test_a_head_never_replaces_something_else(work, tmp_path):
     shutil.copy(work / "f.h5", tmp_path / "f.h5")
     before = (tmp_path / "f.h5").read_bytes()
@@ -394,6 +461,9 @@ def test_a_head_never_replaces_something_else(work, tmp_path):
     assert done.returncode == 1
     assert "f.h5 exists and is no head: name another file with -o" in done.stderr
     assert (tmp_path / "f.h5").read_bytes() == before
+    done = penult("fit", "f.h5", "--head", "lr", "-o", tmp_path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"{tmp_path} is a folder: name a file, such as {tmp_path}/lr.head" in done.stderr
 
 
 def test_heads_of_one_name_are_told_apart(work):

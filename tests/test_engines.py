@@ -15,10 +15,11 @@ import torch
 
 from data.errors import BackboneError, EngineError, MissingDependency
 from data.spec import FeatureSpec
+from extract.at_hand import graph_folder
 from extract.backbones import Backbone, Options, open_backbone
 from extract.engines import Setup, TorchEngine, agreement, choose_device, open_engine, share_cores
 from extract.flow import decoding
-from extract.onnx import OnnxEngine, cache_folder
+from extract.onnx import OnnxEngine
 
 SPEC = FeatureSpec("torchvision/none", "sha256:00", crop=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
@@ -279,7 +280,7 @@ def test_onnx_is_refused_where_it_cannot_run(monkeypatch, resnet, photos, setup,
 def test_a_graph_is_exported_once_and_kept(monkeypatch, empty_cache, resnet, photos):
     (first,) = open_engine(resnet, CPU, photos).forward(photos)
     (graph,) = empty_cache.iterdir()
-    assert cache_folder() == empty_cache.parent
+    assert graph_folder() == empty_cache.parent
     written = graph.stat()
     refuse_to_export(monkeypatch)  # whoever exports again would be passed over
     again = open_engine(resnet, CPU, photos)
@@ -289,7 +290,8 @@ def test_a_graph_is_exported_once_and_kept(monkeypatch, empty_cache, resnet, pho
 
 
 def test_graphs_of_other_networks_sizes_and_pixels_are_apart_and_views_share_one(empty_cache, resnet):
-    for changes in ({}, {"view": "flip"}, {"decoder": "draft"}):
+    of_pixels: dict[str, object] = {"resize": 300, "fit": "pad", "interpolation": "nearest"}
+    for changes in ({}, {"view": "flip"}, {"decoder": "draft"}, of_pixels):
         other = Backbone(resnet.network, (dataclasses.replace(resnet.spec, **changes),))
         OnnxEngine(other, 4, 1, 1)
         assert len(list(empty_cache.iterdir())) == 1
@@ -329,10 +331,10 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch, resne
 def test_the_cache_is_where_the_user_keeps_such_things(monkeypatch, tmp_path):
     monkeypatch.delenv("PENULT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "penult"
+    assert graph_folder() == tmp_path / "penult"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache/penult"
+    assert graph_folder() == tmp_path / ".cache/penult"
 
 
 def test_half_precision_is_used_where_it_agrees_with_float32():
@@ -506,12 +508,12 @@ def test_lanes_and_threads_share_the_cores(cores, lanes, threads):
 
 
 def test_the_cpu_engines_take_their_lanes_and_batches_from_the_cores(monkeypatch, resnet, photos):
-    monkeypatch.setattr("extract.engines.available_cores", lambda: 64)
+    monkeypatch.setattr("extract.flow.available_cores", lambda: 64)
     for name in ("torch", "onnx"):
         engine = open_engine(resnet, Setup(name, "cpu"), photos)
         assert (engine.lanes, engine.batch_size) == (16, 4)
         assert open_engine(resnet, Setup(name, "cpu", batch_size=9), photos).batch_size == 9
-    monkeypatch.setattr("extract.engines.available_cores", lambda: 2)
+    monkeypatch.setattr("extract.flow.available_cores", lambda: 2)
     assert open_engine(resnet, TORCH, photos).lanes == 2
 
 

@@ -229,7 +229,7 @@ def test_the_verb_tells_a_head_from_a_store(store, tmp_path):
     assert penult("fit", store, "--head", "centroid", "-o", head).returncode == 0
     done = penult("export", head, "-o", tmp_path / "out.npz")
     assert done.returncode == 1
-    assert "lr.head is a head, and heads are not exported yet" in done.stderr
+    assert "lr.head is a head, which is exported as a model: end -o in .onnx or .pt2" in done.stderr
     assert penult("export", tmp_path / "no.h5", "-o", tmp_path / "out.npz").returncode == 1
     with pytest.raises(MissingFile, match="does not exist"):
         choose_table(tmp_path / "no.h5")

@@ -20,7 +20,7 @@ ALLOWED = {
     | {"umap"}
     | COMMON,
     "finetune": {"data", "extract", "finetune", "torch", "torchvision", "timm", "safetensors"} | COMMON,
-    "verbs": {"data", "extract", "classify", "finetune", "verbs", "rich"},
+    "verbs": {"data", "extract", "classify", "finetune", "verbs", "rich", "shtab"},
 }
 H5PY = {"layout.py", "views.py"}
 # Files that may import more than their package.
@@ -95,6 +95,8 @@ def test_every_file_says_what_it_owns():
         ("extract.extractor, extract.engines, extract.embed, extract.recheck", "onnxruntime"),
         ("extract.extractor, extract.report, extract.decode", "pillow_heif"),
         ("extract.survey, extract.statistics, extract.survey_report, extract.gallery", "torch"),
+        ("extract.doctor, extract.doctor_report, extract.ways, extract.sampling", "torch"),
+        ("classify.preprocessing, classify.preprocessing_report", "torch"),
         ("extract.extractor, extract.engines, extract.cluster, extract.raylink", "ray"),
         ("pipeline, verbs.parser", "numpy"),
     ],
@@ -142,11 +144,13 @@ def test_linear_heads_are_fitted_and_measured_without_what_is_slow_to_import(pic
 
         # what `predict` does once the network has made vectors of the pictures
         from classify.artifact import load_head
-        from classify.report import print_predictions
+        from data.predictions import Prediction, print_predictions
         from data.store import FeatureStore
         from rich.console import Console
 
-        print_predictions(Console(), load_head(Path("lr")).predictions(["a"], FeatureStore("f.h5").load("test").X[:1]))
+        head = load_head(Path("lr"))
+        (row,) = head.predict_proba(FeatureStore("f.h5").load("test").X[:1])
+        print_predictions(Console(), [Prediction(0, "a", head.classes, row)])
         told("predict")"""
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],

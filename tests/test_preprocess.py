@@ -86,6 +86,40 @@ def test_pictures_one_pixel_wide_work_in_bounded_memory(size):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
+@pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 61), (33, 33), (1000, 3), (7, 500), (1, 1)])
+@pytest.mark.parametrize("color", ["rgb", "luma", "rgba"])
+def test_pad_shows_the_whole_picture_on_the_mean(width, height, color):
+    mean = {"rgb": (0.5, 0.1, 1.2), "luma": (0.3,), "rgba": (0.5, 0.1, 0.9, 0.0)}[color]
+    image = Image.fromarray(noise(width, height, channels=4 if color == "rgba" else 3, seed=width))
+    got = seen(image, spec(32, 32, "bicubic", "pad", mean=mean, color=color))
+    short = max(round(32 * min(width, height) / max(width, height)), 1)
+    w, h = (32, short) if width >= height else (short, 32)
+    left, top = -round((w - 32) / 2), -round((h - 32) / 2)
+    inside = seen(image, spec(32, 32, "bicubic", "squash", color=color))[:0]  # its channels
+    whole = image.convert("RGBA" if color == "rgba" else "RGB")
+    bands = [band.resize((w, h), Image.Resampling.BICUBIC) for band in whole.split()]
+    resized = np.stack([np.asarray(band) for band in bands], axis=2)
+    if color == "luma":
+        resized = np.asarray(Image.fromarray(resized).convert("L"))[:, :, None]
+    want = np.empty((32, 32, inside.shape[2]), dtype=np.uint8)
+    want[:] = [round(255 * min(m, 1.0)) for m in mean]
+    want[top : top + h, left : left + w] = resized
+    assert (got == want).all()
+
+
+def test_views_of_a_padded_picture_are_mirrored_and_moved_as_wholes():
+    image = Image.fromarray(noise(20, 41))  # an odd rest: the two margins differ by a pixel
+    padded = spec(32, 32, fit="pad")
+    center, flip = (seen(image, dataclasses.replace(padded, view=view)) for view in ("center", "flip"))
+    assert (flip == center[:, ::-1]).all()
+    fill = np.array([round(255 * m) for m in SPEC.mean])
+    left, right = (seen(image, dataclasses.replace(padded, view=f"top-{side}")) for side in ("left", "right"))
+    assert (left[:, 16:] == fill).all()
+    assert (right[:, :16] == fill).all()
+    assert (left[:, :16] == right[:, 16:]).all()
+    assert (seen(image, dataclasses.replace(padded, crop=(24, 24))) == center[4:28, 4:28]).all()
+
+
 def test_squash_ignores_the_aspect_ratio_and_crops_as_timm_does():
     from timm.data import create_transform
 

@@ -56,6 +56,17 @@ def test_all_stages_is_every_layer_in_the_order_of_numbers_with_the_penultimate_
     assert held.load(features="timm/test_resnet/all-stages").specs == samples.specs
 
 
+def test_of_two_networks_of_one_name_the_one_that_has_every_picture_is_meant(held, stage):
+    tuned = dataclasses.replace(layer("penultimate"), weights="sha256:" + "2" * 64)
+    stage(held.path, ROWS[:9], tuned, 8)
+    publish(held.path, make_view(ROWS), commands={})
+    assert held.load("train", features="penultimate").specs == (layer("penultimate"),)
+    stage(held.path, ROWS[9:], tuned, 8)
+    publish(held.path, make_view(ROWS), commands={})
+    with pytest.raises(StoreError, match="several features that fit"):
+        held.load("train", features="penultimate")
+
+
 def test_of_two_networks_all_stages_must_say_which(tmp_path, stage):
     layers = [layer("layer2"), layer("penultimate")]
     others = [OTHER, dataclasses.replace(OTHER, layer="blocks.1", pooling="avg")]

@@ -58,12 +58,22 @@ def test_options_change_only_what_they_name():
     changed = Options(input_size=288, mean=(0.5,), std=(0.5, 0.4, 0.3)).apply(SPEC)
     assert (changed.crop, changed.resize) == ((288, 288), 329)  # 256 / 224 * 288
     assert (changed.mean, changed.std) == ((0.5,) * 3, (0.5, 0.4, 0.3))
+    assert Options(fit="shorter").apply(SPEC) == SPEC
+    for fit in ("squash", "pad"):  # the whole picture is seen, unless another side is named
+        assert Options(fit=fit).apply(SPEC) == dataclasses.replace(SPEC, fit=fit, resize=224)
+        assert Options(fit=fit, input_size=160).apply(SPEC).resize == 160
+    assert Options(fit="squash", resize=256).apply(SPEC) == dataclasses.replace(SPEC, fit="squash")
+    squashed = dataclasses.replace(SPEC, fit="squash")
+    assert Options(fit="squash").apply(squashed) == squashed  # a network's own way keeps its own side
+    assert Options(fit="pad", resize=200).apply(SPEC).resize == 200
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (Options(resize=100), "resized to 100 and cropped to 224"),
+        (Options(resize=100, fit="squash"), "resized to 100 and cropped to 224"),
+        (Options(fit="stretch"), "no way to fit pictures 'stretch': use --fit crop, squash, pad"),
         (Options(mean=(0.5, 0.5)), "--mean takes one or three numbers"),
         (Options(std=(0.0,)), "--std takes one or three numbers, above 0"),
     ],

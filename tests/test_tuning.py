@@ -315,10 +315,10 @@ def test_balanced_classes_weigh_the_same(pictures, tmp_path):
     assert np.allclose(seen[0], [17 / 24, 17 / 24, 17 / 3])
 
 
-@pytest.mark.parametrize("color", ["luma", "rgba"])
-def test_a_checkpoint_of_another_number_of_channels_opens_again(color, pictures, tmp_path):
+@pytest.mark.parametrize("changes", [["--color", "luma"], ["--color", "rgba"], ["--fit", "pad"]])
+def test_a_checkpoint_of_other_channels_or_shapes_opens_again(changes, pictures, tmp_path):
     checkpoint, result = tmp_path / "net.ckpt", tmp_path / "r.json"
-    done = penult("finetune", pictures, "-o", checkpoint, *FAST, "--color", color, "--json", result)
+    done = penult("finetune", pictures, "-o", checkpoint, *FAST, *changes, "--json", result)
     assert done.returncode == 0, done.stderr
     answer = json.loads(result.read_text())
     opened = open_backbone(TINY[1], str(checkpoint), read_checkpoint(checkpoint).options())

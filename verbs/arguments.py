@@ -17,6 +17,7 @@ STRATEGIES = ("lr", "svm", "mlp", "head2toe", "head", "partial", "full", "lp-ft"
 PRESETS = ("default", "ants", "hotdog")
 AUGMENTS = ("none", "flip", "views", "crop")
 COLORS = ("rgb", "gray", "luma", "rgba")
+FITS = ("crop", "squash", "pad")
 
 DATASET = "image set, where the store has several"
 MOVED = "weights file of the network, if it has moved"

@@ -15,6 +15,7 @@ from verbs.tuning import (
     add_start,
     changes_of,
     network_to_tune,
+    print_kept_activations,
     tuner_of,
 )
 
@@ -89,6 +90,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
                 raise
             raise KeyboardInterrupt("interrupted: without -o nothing is kept, the same command starts anew") from None
     print_search(console, search)
+    print_kept_activations(console, arguments.images)
     if arguments.png:
         title = f"{search.backbone} on {Path(arguments.images).name}"
         draw_search(Path(arguments.png), search, title)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import DATASET, Adder, Result
+from verbs.arguments import DATASET, Adder, Result, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +18,8 @@ TEXT = "measure heads on a split and rank them"
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `eval`."""
     # fmt: off
-    add("heads", metavar="HEAD", nargs="+")
-    add("store", metavar="STORE")
+    add("heads", metavar="HEAD", nargs="*", help="heads, fine-tuned networks, or bundles for all of their heads")
+    add("store", metavar="STORE", help="a store; a bundle, alone, with its own heads")
     add("--split", help="what to measure on (default: test, or val where there is no test)")
     add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them")
     add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
@@ -32,10 +32,16 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.artifact import load_head
     from classify.evaluate import evaluate
     from classify.report import print_evaluation
+    from data.bundle import named_heads
     from data.relabel import read_corrections
     from data.store import FeatureStore
 
-    heads = [load_head(Path(path)) for path in arguments.heads]
+    files = named_heads(arguments.heads, Path(arguments.store))
+    if not files:
+        wrong_usage(
+            "eval", f"name heads and the store to measure them on, as in `penult eval lr.head {arguments.store}`"
+        )
+    heads = [load_head(path) for path in files]
     store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
     extract_of_checkpoints(heads, store, arguments, console)
     result = evaluate(heads, store, arguments.split, dataset=arguments.dataset, seed=arguments.seed)

@@ -1,34 +1,57 @@
-"""Verb `export`: features for other tools."""
+"""Verb `export`: features for other tools, and heads with their networks as models."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import DATASET, Adder, Result
+from verbs.arguments import DATASET, MOVED, Adder, Result, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TEXT = "write features of a store for other tools: .npz, .parquet or .csv"
+TEXT = "write features of a store as .npz, .parquet or .csv, or a head with its network as one model: .onnx or .pt2"
+_MODELS = (".onnx", ".pt2")
+_INT8 = ("dynamic", "static")
 
 
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `export`."""
     # fmt: off
-    add("store", metavar="STORE")
+    add("store", metavar="STORE|HEAD", help="features come from a store, a model from a head")
     add("-o", "--output", metavar="FILE", required=True, help="its ending says what to write")
-    add("--split", help="what to export (default: all pictures of the image set)")
+    add("--split", help="of features: what to export (default: all pictures of the image set); of a model: what to "
+        "measure on (default: test, or val where there is no test)")
     add("--dataset", metavar="NAME", help=DATASET)
     add("--features", action="extend", nargs="+", metavar="NAME", help="as for fit")
+    add = add.group("of a model")
+    add("--store", dest="measured", metavar="STORE", help="compare the model with the head on pictures of this store "
+        "(default: on drawn ones)")
+    add("--int8", nargs="?", const="dynamic", choices=_INT8, help="8-bit weights, and what they cost on the split; "
+        "static measures the range of activations beforehand, on train (default: %(const)s)")
+    add("--weights", action="append", default=[], metavar="FILE", help=MOVED)
+    add("--projection", action="append", default=[], metavar="FILE", help="components file of the features, where "
+        "they have one")
     # fmt: on
 
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `export`."""
+    if Path(arguments.output).suffix in _MODELS:
+        from verbs.model import run_model
+
+        if arguments.features:
+            wrong_usage("export", "a head has its features: leave out --features")
+        if arguments.int8 and not arguments.measured:
+            wrong_usage("export", "--int8 costs accuracy, which is measured on pictures: name --store STORE")
+        if arguments.int8 and Path(arguments.output).suffix != ".onnx":
+            wrong_usage("export", "--int8 is for ONNX Runtime: end -o in .onnx")
+        return run_model(arguments, console)
     from data.export import export_table, print_export, refuse_head
     from data.table import choose_table
     from data.terminal import ProgressDisplay
 
+    if arguments.measured or arguments.int8 or arguments.weights or arguments.projection:
+        wrong_usage("export", "--store, --int8, --weights and --projection are for a model: end -o in .onnx or .pt2")
     refuse_head(Path(arguments.store))
     table = choose_table(arguments.store, arguments.split, dataset=arguments.dataset, features=arguments.features)
     with ProgressDisplay(console, "rows") as display:

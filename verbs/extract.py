@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from verbs.arguments import (
     COLORS,
     ENGINES,
+    FITS,
     PRECISIONS,
     Adder,
     Result,
@@ -55,7 +56,10 @@ def add_arguments(add: Adder) -> None:
     add_split_rule(add, "split anew: share of each class for test")
     add = add.group("preprocessing (default: the network's own)")
     add("--input-size", type=positive, metavar="PX", help="side of the square that the network sees")
-    add("--resize", type=positive, metavar="PX", help="shorter side before the crop")
+    add("--resize", type=positive, metavar="PX", help="shorter side before the crop; with squash both, with "
+        "pad the longer one")
+    add("--fit", choices=FITS, help="crop: what the square cuts out; squash: all of the picture, whatever its shape; "
+        "pad: all of it in its shape, on the network's mean colour (default: the network's own, mostly crop)")
     add("--interpolation", choices=("nearest", "bilinear", "bicubic", "lanczos"))
     add("--decoder", choices=("pillow", "draft"), help="draft decodes large JPEGs at reduced size (default: pillow)")
     add("--gray", dest="color", action="store_const", const="gray", help="without colour, in three equal channels")
@@ -86,6 +90,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `extract`."""
     from data.terminal import ProgressDisplay
     from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.backbones import FITS as FITS_OF_SPECS
     from extract.checkpoints import read_checkpoint
     from extract.datasets import open_source
     from extract.extractor import Extractor
@@ -109,6 +114,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         std=tuple(arguments.std) if arguments.std else None,
         decoder=arguments.decoder,
         color=arguments.color,
+        fit=FITS_OF_SPECS[arguments.fit] if arguments.fit else None,
     )
     checkpoint = read_checkpoint(Path(arguments.weights)) if Path(arguments.weights).is_file() else None
     own = [checkpoint.spec.backbone] if checkpoint else [DEFAULT_BACKBONE]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import MODES, Adder, Result, png_file, positive
+from verbs.arguments import MODES, Adder, Result, png_file, positive, wrong_usage
 from verbs.tuning import (
     add_parts,
     add_preprocessing,
@@ -14,6 +14,7 @@ from verbs.tuning import (
     add_start,
     changes_of,
     network_to_tune,
+    print_kept_activations,
     tuner_of,
 )
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from finetune.strategies import make_strategy
     from finetune.trainer import Epoch
 
+    if arguments.mode == "scratch" and arguments.weights not in ("default", "random"):
+        wrong_usage("finetune", "--mode scratch begins with random weights: leave out --weights, or take another mode")
     strategy = make_strategy(arguments.mode, arguments.preset, **changes_of(arguments, "mode"))
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +110,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         ).run()
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
     print_tuning(console, tuning, interval)
+    print_kept_activations(console, arguments.images)
     return {**tuning.as_json(), "accuracy_ci95": list(interval), "chart": arguments.png}, 0
 
 

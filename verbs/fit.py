@@ -89,11 +89,15 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             on_progress=display.update,
             on_step=lambda step, gap: display.remark(f"step {step}, gap {gap:.0e}"),
         )
-        fitting.open()
-        if arguments.head == "all":
-            found = fitting.fit_all(Path(arguments.output))
-        else:
-            found = [fitting.fit(arguments.head, Path(arguments.output))]
+        try:
+            fitting.open()
+            if arguments.head == "all":
+                found = fitting.fit_all(Path(arguments.output))
+            else:
+                found = [fitting.fit(arguments.head, Path(arguments.output))]
+        except KeyboardInterrupt:
+            some = f"finished heads are in {arguments.output}" if arguments.head == "all" else "none was written"
+            raise KeyboardInterrupt(f"interrupted: {some}; the same command starts anew") from None
     for fitted in found if arguments.head != "all" else []:
         print_training(console, fitted)
     if arguments.head == "all":

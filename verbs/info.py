@@ -15,7 +15,7 @@ TEXT = "show what a store holds, or statistics of pictures"
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `info`."""
     # fmt: off
-    add("source", metavar="STORE|IMAGES", help="a store, or pictures as for `extract`")
+    add("source", metavar="STORE|IMAGES", help="a store or bundle, or pictures as for `extract`")
     add = add.group("of pictures")
     add("--quick", action="store_true", help="parse the headers alone; damage further in is then not noticed")
     add("--sheet", type=png_file, metavar="FILE.png", help="draw samples of each class on a contact sheet (further "
@@ -28,6 +28,8 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `info`."""
+    from data.bundle import is_bundle, read_bundle
+    from data.bundle_report import print_bundle
     from data.report import describe_store, is_store, print_info
 
     path = Path(arguments.source)
@@ -42,6 +44,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         )
     result = describe_store(path)
     print_info(console, result)
+    if is_bundle(path):
+        bundle = read_bundle(path).info
+        console.print()
+        print_bundle(console, path, bundle)
+        result["bundle"] = bundle
     return result, 0
 
 

@@ -6,8 +6,10 @@ from verbs import (
     advise,
     audit,
     compare,
+    completion,
     demo,
     depth,
+    doctor,
     drop,
     eval,
     export,
@@ -15,11 +17,14 @@ from verbs import (
     finetune,
     fit,
     info,
+    pack,
     predict,
+    probe_preprocess,
     report,
     verify,
 )
 from verbs.arguments import Adder
+from verbs.usage import Parser
 
 VERBS = {
     "extract": extract,
@@ -33,16 +38,20 @@ VERBS = {
     "finetune": finetune,
     "depth": depth,
     "info": info,
+    "probe-preprocess": probe_preprocess,
     "verify": verify,
     "export": export,
+    "pack": pack,
     "drop": drop,
+    "doctor": doctor,
     "demo": demo,
+    "completion": completion,
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="penult",
         description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
         "honest classifiers on them in seconds.",

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import DATASET, Adder, Result, natural, size_in_bytes
+from verbs.arguments import DATASET, Adder, Result, natural, size_in_bytes, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from classify.page.thumbnails import Look, Pixels
     from classify.probing import Original
+    from data.images import ImageSet
     from data.spec import FeatureSpec, Source
     from data.store import FeatureStore
 
@@ -27,8 +28,8 @@ MAPS = ("pca", "tsne", "umap")
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `report`."""
     # fmt: off
-    add("store", metavar="STORE")
-    add("heads", metavar="HEAD", nargs="+", help="of the same classes")
+    add("store", metavar="STORE", help="a store; a bundle, alone, with its own heads")
+    add("heads", metavar="HEAD", nargs="*", help="of the same classes")
     add("-o", "--output", metavar="FILE.html", required=True, help="the page; an old report is replaced")
     add("--split", help="what to measure on (default: test, or val where there is no test)")
     add("--dataset", metavar="NAME", help=DATASET)
@@ -49,6 +50,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.artifact import load_head
     from classify.page.assemble import SIZE, refuse_other_file, write_report
     from classify.page.findings import Question
+    from data.bundle import named_heads
     from data.relabel import read_corrections
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay, duration, printable, size
@@ -56,7 +58,10 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
 
     start = time.perf_counter()
     refuse_other_file(Path(arguments.output))
-    heads = [load_head(Path(path)) for path in dict.fromkeys(arguments.heads)]
+    files = named_heads(arguments.heads, Path(arguments.store))
+    if not files:
+        wrong_usage("report", "name heads, as in `penult report features.h5 lr.head -o report.html`, or a bundle alone")
+    heads = [load_head(path) for path in dict.fromkeys(files)]
     store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
     extract_of_checkpoints(heads, store, arguments, console)
     question = Question(
@@ -110,20 +115,30 @@ def _look(store: "FeatureStore", dataset: str | None, images: str | None, stack:
     import dataclasses
 
     from data.errors import PenultError
+    from data.thumbnails import thumbnails_of
     from extract.datasets import image_set_of
     from extract.decode import decode, pillow_settings
 
     view = store.view(dataset)
-    if images:
-        view = dataclasses.replace(view, root=str(Path(images).resolve()))
-    try:
-        pictures = image_set_of(view)
-    except PenultError:
-        return None
     digests = view.digests.tolist()
     stack.enter_context(pillow_settings())
+    small = thumbnails_of(store.path)
+    if small:
+        stack.enter_context(small)
+    if images:
+        view = dataclasses.replace(view, root=str(Path(images).resolve()))
+    pictures: ImageSet | None = None
+    with contextlib.suppress(PenultError):
+        pictures = image_set_of(view)
+    if pictures is None and small is None:
+        return None
 
     def look(row: int, shorter: int) -> "Pixels | None":
+        packed = small.get(digests[row]) if small else None
+        if packed is not None:
+            return decode(packed)
+        if pictures is None:
+            return None
         data = pictures.read(row).data
         if hashlib.sha256(data).hexdigest().encode() != digests[row]:
             return None  # it is another picture by now
@@ -144,7 +159,10 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _licence(store: "FeatureStore", spec: "FeatureSpec") -> str:
-    """Return the licence of the weights behind features, as far as it is known without torch."""
-    request = store.features()[spec.fingerprint].source.request
-    named = request.get("weights", {}).get("named")
-    return "Apache-2.0" if (request.get("backbone"), named) == ("efficientnet_lite0", "default") else ""
+    """Return the licence of the weights behind features, as far as it is known; without torch that is little."""
+    from data.errors import BackboneError, MissingDependency
+    from extract.licences import licence_of
+
+    with contextlib.suppress(BackboneError, MissingDependency, ImportError):
+        return licence_of(store.features()[spec.fingerprint].source)
+    return ""

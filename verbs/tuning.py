@@ -10,6 +10,7 @@ from verbs.arguments import (
     AUGMENTS,
     COLORS,
     DATASET,
+    FITS,
     PRECISIONS,
     PRESETS,
     Adder,
@@ -21,6 +22,8 @@ from verbs.arguments import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from data.terminal import ProgressDisplay
     from extract.backbones import Options
     from finetune.strategies import Strategy
@@ -87,6 +90,7 @@ def add_preprocessing(add: Adder) -> None:
     add = add.group("preprocessing (default: that of the store's features, else the network's own)")
     add("--input-size", type=positive, metavar="PX", help="side of the square that the network sees")
     add("--resize", type=positive, metavar="PX", help="shorter side before the crop")
+    add("--fit", choices=FITS, help="as for extract")
     add("--color", choices=COLORS, help="as for extract")
 
 
@@ -117,10 +121,12 @@ def network_to_tune(arguments: argparse.Namespace) -> "tuple[str, str, Options]"
     from data.errors import StoreError
     from data.report import is_store
     from data.store import FeatureStore
+    from extract.backbones import FITS as FITS_OF_SPECS
     from extract.backbones import Options
     from extract.wanted import wanted_of
 
     named = {"input_size": arguments.input_size, "resize": arguments.resize, "color": arguments.color}
+    named["fit"] = FITS_OF_SPECS[arguments.fit] if arguments.fit else None
     changes: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     if is_store(Path(arguments.images)) and arguments.weights == "default":
         with contextlib.suppress(StoreError):
@@ -164,3 +170,20 @@ def tuner_of(
         on_picture=display.update,
         **more,
     )
+
+
+def print_kept_activations(console: "Console", source: str) -> None:
+    """Say what activations of frozen stages take in a store, and how they leave it."""
+    from data.report import is_store
+    from data.store import FeatureStore
+    from data.terminal import printable, size
+
+    if not is_store(Path(source)):
+        return
+    kept = sum(info.nbytes for info in FeatureStore(source).features().values() if info.spec.is_activations)
+    if kept:
+        name = printable(source)
+        console.print(
+            f"{name} keeps activations of frozen stages for next time, {size(kept)}: `penult drop {name} "
+            "--activations` frees them"
+        )

@@ -11,13 +11,13 @@ from verbs.arguments import MOVED, Adder, Result, add_device
 if TYPE_CHECKING:
     from rich.console import Console
 
-TEXT = "check every checksum of a store, and a sample of its features"
+TEXT = "check every checksum of a store or bundle, and a sample of its features"
 
 
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `verify`."""
     # fmt: off
-    add("store", metavar="STORE")
+    add("store", metavar="STORE", help="a store or bundle")
     add("--sample", type=int, metavar="N", help="pictures of each network to extract again (default: 8 where torch is "
         "installed)")
     add("--weights", default="", metavar="FILE", help=MOVED)
@@ -28,6 +28,8 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `verify`."""
+    from data.bundle import is_bundle, read_bundle
+    from data.terminal import printable
     from data.verify import verify_store
 
     path = Path(arguments.store)
@@ -37,6 +39,16 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         f"{verdict.files} files, {verdict.views} image sets, {verdict.rows} vectors in {verdict.blocks} blocks: "
         + (f"{len(problems)} problems" if problems else "every checksum is right")
     )
+    if is_bundle(path):
+        bundle = read_bundle(path)
+        changed = bundle.problems()
+        console.print(
+            f"{len(bundle.info['files'])} files of the bundle: "
+            + (f"{len(changed)} are not what was packed" if changed else "each has the SHA-256 that it was packed with")
+        )
+        for name in bundle.strangers():
+            console.print(f"note: {printable(name)} is not of the bundle")
+        problems += changed
     for where, lacking in verdict.missing.items():
         console.print(f"note: {lacking} pictures of {where} have no vector")
     rechecks: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ from classify.page.origin import origin
 from classify.page.thumbnails import Look, Thumbnails, make_thumbnails
 from data import VERSION
 from data.errors import StoreError
-from data.report import plain
+from data.results import plain
 from data.spec import FeatureSpec
 from data.staging import write_atomically
 from data.views import View
