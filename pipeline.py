@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     from data.errors import PenultError
 
     try:
+        if arguments.json not in (None, "-"):
+            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
         result, code = arguments.run(arguments, _console(arguments))
         if arguments.json is not None:
             from data.results import write_json

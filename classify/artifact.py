@@ -24,6 +24,7 @@ from data import VERSION
 from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import HeadError, MissingFile, first_line
 from data.predictions import Prediction
+from data.report import is_store
 from data.spec import FeatureSpec, Source, only
 from data.staging import disk_full_hint, write_atomically
 from data.store import FeatureStore, Samples
@@ -320,6 +321,8 @@ def load_head(path: Path) -> TrainedHead:
     except HeadError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        if is_store(path):
+            raise HeadError(f"{path} is a feature store, not a head: name the heads first, then the store") from None
         raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
 
 

@@ -261,6 +261,8 @@ def _folder(save: Path | None) -> Iterator[Path]:
     if save is None:
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
+    elif save.exists() and not save.is_dir():
+        raise HeadError(f"{save} is a file, and heads go into a folder: name another with --save")
     else:
         save.mkdir(parents=True, exist_ok=True)
         yield save

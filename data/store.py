@@ -351,7 +351,7 @@ class FeatureStore(Shown):
         if not self.exists():
             waiting = len(staged_blocks(self.path))
             raise MissingFile(
-                f"{self.path} does not exist"
+                f"{self.path} {'is a folder that holds no store' if self.path.is_dir() else 'does not exist'}"
                 + (f", but {waiting} blocks of an unfinished extraction wait beside it" if waiting else "")
                 + f": run `extract IMAGES -o {self.path}`"
                 + (" again to finish it" if waiting else " to make it")

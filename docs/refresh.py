@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 # Lines of progress, which come where a machine is slow.
-_PROGRESS = re.compile(r"^\d+ of \d+ [\w ,]+(, .*/s, .* left.*)?$|^step \d+, gap ")
+_PROGRESS = re.compile(r"^\d+ of \d+ [\w ,]+(, .*/s, .* left.*)?$|^step \d+, gap |^freeze \d+, epoch \d+: ")
 
 
 @dataclasses.dataclass(frozen=True)

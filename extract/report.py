@@ -18,7 +18,9 @@ def print_extraction(console: Console, result: Extraction, store: Path) -> None:
         console.print(f"note: {note}")
     parts = [f"{result.extracted} extracted", f"{result.reused} reused"]
     parts += [f"{len(result.skipped)} skipped"] if result.skipped else []
-    rate = f", {result.images_per_second:,.0f} pictures/s" if result.extracted else ""
+    per_second = result.images_per_second
+    rate = f", {per_second:,.0f} pictures/s" if per_second >= 10 else f", {per_second:.2g} pictures/s"
+    rate = rate if result.extracted else ""
     workers = f", by {result.workers} workers ({result.engine})" if result.workers > 1 else ""
     console.print(f"{result.images} pictures: {', '.join(parts)} in {duration(result.seconds)}{rate}{workers}")
     if result.limit:

@@ -45,7 +45,7 @@ def test_the_choices_of_the_command_line_are_those_of_the_stages():
 def test_help_names_every_verb_and_how_to_start():
     text = penult("--help").stdout
     for verb in VERBS:
-        assert f"\n    {verb}" in text.replace("\n        ", " ")
+        assert f"\n    {verb}" in text
         assert penult(verb, "--help").returncode == 0
     assert "penult demo" in text
 
@@ -88,7 +88,7 @@ def test_wrong_usage_exits_2(arguments):
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--dataset", "x"], "holds no image set 'x', only pictures"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--features", "vgg"], "holds no features 'vgg', only timm"),
         (["fit", "lr.head", "--head", "lr", "-o", "x.head"], "lr.head is not a feature store"),
-        (["eval", "f.h5", "f.h5"], "f.h5 cannot be read as a head"),
+        (["eval", "f.h5", "f.h5"], "f.h5 is a feature store, not a head: name the heads first"),
         (["eval", "no.head", "f.h5"], "no.head does not exist: make a head with `fit"),
         (["eval", "lr.head", "f.h5", "--split", "val"], "has no split 'val'"),
         (["predict", "lr.head", "nowhere.png"], "nowhere.png does not exist"),
@@ -100,6 +100,8 @@ def test_wrong_usage_exits_2(arguments):
         (["info", "f.h5", "--quick"], "f.h5 is a store, and --quick is for pictures"),
         (["info", "pictures", "--sheet", "pictures/s.png"], "would be one of the pictures of pictures: name a file"),
         (["verify", "no.h5"], "no.h5 does not exist"),
+        (["verify", "pictures"], "pictures is a folder that holds no store: run `extract IMAGES -o pictures`"),
+        (["compare", "f.h5", "--save", "f.h5"], "f.h5 is a file, and heads go into a folder: name another with --save"),
         (["eval", "pictures", "f.h5"], "pictures is a folder: name a head's file"),
     ],
 )  # fmt: skip
@@ -445,6 +447,11 @@ def test_wrong_usage_says_what_was_meant_in_two_lines(arguments, said):
     lines = done.stderr.splitlines()
     assert lines[-1].startswith(said)
     assert len(lines) <= 2
+
+
+def test_the_folder_of_json_is_made_like_any_other(work, tmp_path):
+    assert penult("info", "f.h5", "--json", tmp_path / "new/folder/info.json", cwd=work).returncode == 0
+    assert json.loads((tmp_path / "new/folder/info.json").read_text())["path"] == "f.h5"
 
 
 def test_a_head_never_replaces_something_else(work, tmp_path):

@@ -1,5 +1,6 @@
 """Every command in the README and in docs/: run on small pictures, or parsed and named with what runs it."""
 
+import argparse
 import contextlib
 import functools
 import hashlib
@@ -27,16 +28,6 @@ from refresh import fences
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 LANGUAGES = {"sh", "console", "python", "yaml", "text"}
-# What belongs to verbs that other branches bring: neither parsed nor run until they are merged.
-WAITS = (
-    r"penult report ",
-    r"--relabel",
-    r"penult (export|predict) .*\.onnx",
-    r"penult pack ",
-    r"\bbundle\b",
-    r"penult doctor",
-    r"penult probe-preprocess",
-)
 # What needs more than this machine: command -> the test that runs its like.
 ELSEWHERE = {
     r" --ray": "tests/test_cluster.py",
@@ -61,6 +52,9 @@ SMALL = {
 }
 # The first page of all is run with the networks that it names.
 AS_IT_STANDS = "README.md"
+# `tests/test_notebook.py` runs this one, Python and all.
+NOTEBOOK = "docs/notebook.md"
+RUN = [page for page in TEXT if re.search(r"^(\$ )?penult ", TEXT[page], flags=re.MULTILINE) and page != NOTEBOOK]
 
 
 def commands(page: str) -> list[str]:
@@ -76,10 +70,6 @@ def inline(page: str) -> list[str]:
     return [code for code in found if "..." not in code and "|" not in code and not re.search(r"\b[A-Z]{3,}\b", code)]
 
 
-def waits(command: str) -> bool:
-    return any(re.search(pattern, command) for pattern in WAITS)
-
-
 def elsewhere(command: str) -> str:
     return next((test for pattern, test in ELSEWHERE.items() if re.search(pattern, command)), "")
 
@@ -93,10 +83,15 @@ def help_of(script: str) -> str:
     return done.stdout
 
 
+def parser_of(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb's own arguments."""
+    (verbs,) = [action for action in build_parser()._actions if action.choices]
+    return verbs.choices[verb]
+
+
 def unknown_options(words: list[str]) -> list[str]:
     """Return the options of a command that its verb does not have."""
-    (verbs,) = [action for action in build_parser()._actions if action.choices]
-    known = verbs.choices[words[0]]._option_string_actions
+    known = parser_of(words[0])._option_string_actions
     return [word for word in words if re.match(r"--?[a-z]", word) and word not in known]
 
 
@@ -215,13 +210,13 @@ def write_sources(folder):
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 8) + bytes(range(8)))
 
 
-@pytest.mark.parametrize("page", [page for page in TEXT if any(c.startswith("penult") for c in commands(page))])
+@pytest.mark.parametrize("page", RUN)
 def test_the_commands_of_a_page_work_in_their_order(page, folder):
     if "pets.zip" in TEXT[page]:
         write_sources(folder)
     ran = 0
     for command in commands(page):
-        if not command.startswith("penult ") or waits(command) or elsewhere(command):
+        if not command.startswith("penult ") or elsewhere(command):
             continue
         _, *arguments = shlex.split(command if page == AS_IT_STANDS and "resnet" not in command else small(command))
         done = penult(*arguments, cwd=folder)
@@ -234,8 +229,7 @@ def test_the_commands_of_a_page_work_in_their_order(page, folder):
 def test_every_command_of_a_page_is_one_that_exists(page):
     in_fences = commands(page)
     for command in [*in_fences, *inline(page)]:
-        if not waits(command):
-            check(command, whole=command in in_fences)
+        check(command, whole=command in in_fences)
         if elsewhere(command):
             assert (ROOT / elsewhere(command)).exists()
 

@@ -55,13 +55,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def near(word: str, known: Any) -> str:
-    """Return a question that names the nearest known word, or nothing where none is near.
-
-    Examples
-    --------
-    >>> near("--haed", ["--head", "--help"])
-    ': did you mean --head?'
-    """
+    """Return a question that names the nearest known word, or nothing where none is near."""
     import difflib
 
     found = difflib.get_close_matches(word, list(known), 1, cutoff=0.7)
