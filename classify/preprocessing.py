@@ -282,7 +282,7 @@ def paired_interval(a: Rights, b: Rights) -> Interval:
     --------
     >>> low, high = paired_interval(np.array([True] * 95 + [False] * 5), np.array([True] * 90 + [False] * 10))
     >>> round(low, 3), round(high, 3)
-    (0.001, 0.097)
+    (0.003, 0.095)
     """
     only_a, only_b, n = int((a & ~b).sum()) + 0.5, int((~a & b).sum()) + 0.5, len(a) + 2
     difference = (only_a - only_b) / n

@@ -109,7 +109,7 @@ def draw_comparison(path: Path, found: Comparison, title: str) -> None:
         names = [_WORDS[e.factor] if e.factor == OWN else f"{_WORDS[e.factor]}: {e.name}" for e in rows]
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel("accuracy points against the network's own preprocessing, with 95% interval")
+        axes.set_xlabel("accuracy points against the network's own preprocessing, with 95% interval of each")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         remark_below(axes, f"{found.n:,} pictures, {found.folds} folds; grey: not told apart (McNemar, Holm, 5%)")

@@ -4,6 +4,7 @@ Making them of pictures is for `extract.thumbnails`.
 """
 
 import contextlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -24,12 +25,13 @@ class Thumbnails(contextlib.AbstractContextManager["Thumbnails"]):
     Parameters
     ----------
     path : Path
-        The zip file; opened when the first one is looked up.
+        The zip file; opened when the first one is looked up. Threads may look up at once.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: zipfile.ZipFile | None = None
+        self._lock = threading.Lock()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -71,12 +73,13 @@ class Thumbnails(contextlib.AbstractContextManager["Thumbnails"]):
             self._file = None
 
     def _opened(self) -> zipfile.ZipFile:
-        if self._file is None:
-            try:
-                self._file = zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile as error:
-                raise DamagedStore(f"{self.path} is no file of thumbnails ({error}): {_AGAIN}") from None
-        return self._file
+        with self._lock:  # opened once, whoever looks first
+            if self._file is None:
+                try:
+                    self._file = zipfile.ZipFile(self.path)
+                except zipfile.BadZipFile as error:
+                    raise DamagedStore(f"{self.path} is no file of thumbnails ({error}): {_AGAIN}") from None
+            return self._file
 
 
 _AGAIN = "copy the bundle again, or pack it anew"

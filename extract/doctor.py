@@ -12,10 +12,11 @@ from data.errors import PenultError, first_line
 from data.images import ImageSet
 from extract import machine
 from extract.apart import run_apart
-from extract.estimate import Job, draw, glance, measure_job
+from extract.at_hand import caches
+from extract.estimate import Job, draw, measure_job
 from extract.findings import Problem, problems_of, problems_of_job
+from extract.glance import glance
 from extract.networks import Setup
-from extract.places import caches
 from extract.speed import look_at_torch, measure_decoding
 from extract.wanted import Wanted
 

@@ -1,12 +1,10 @@
-"""What an extraction would take, before it starts: headers of some pictures, a few more run through the networks."""
+"""What an extraction would take, before it starts: some of the pictures are run through the networks."""
 
 import dataclasses
 import os
-import statistics
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -17,74 +15,18 @@ from data.errors import ImageSetError
 from data.images import ImageSet
 from data.layout import BLOCK_ROWS
 from extract.apart import Facts
-from extract.decode import pillow_settings
+from extract.at_hand import has_weights
 from extract.flow import SAMPLE, available_cores, decoding, flow
+from extract.glance import Glance
 from extract.networks import Network, Setup
-from extract.places import has_weights
 from extract.reader import Picture, read_picture
-from extract.survey import Header, read_header
 from extract.wanted import Wanted
 
-# Headers are parsed for so long, and of so many pictures, at most.
-_HEADERS, _HEADER_SECONDS = 1000, 2.0
 # Pictures of a part of the sample: their seconds are measured part by part, to see how much they differ.
 _PARTS, _FIRST, _FEWEST, _MOST = 3, 8, 8, 256
 # Bytes of a vector's digest; of a picture's digest, class, split, size and time, to which its path comes.
 _DIGEST, _ROW = 64, 64 + 4 + 8 + 16
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
-
-
-@dataclasses.dataclass(frozen=True)
-class Glance:
-    """Headers of some pictures of a set, evenly spread over it.
-
-    Parameters
-    ----------
-    looked_at : int
-        How many.
-    formats : dict of str to int
-    width, height : int or None
-        Medians in pixels.
-    nbytes : int
-        Of the files that were looked at.
-    unreadable : int
-        Files whose header says nothing.
-    """
-
-    looked_at: int
-    formats: dict[str, int]
-    width: int | None
-    height: int | None
-    nbytes: int
-    unreadable: int
-
-
-def glance(images: ImageSet, seed: int = 0) -> Glance:
-    """Parse the headers of up to 1,000 pictures, for two seconds at most."""
-    order = np.random.default_rng(seed).permutation(len(images))[:_HEADERS]
-    until = time.monotonic() + _HEADER_SECONDS
-
-    def look(index: int) -> tuple[Header | None, int] | None:
-        if time.monotonic() > until:
-            return None
-        try:
-            data = images.read(index).data
-        except (OSError, ValueError):
-            return None, 0
-        return read_header(data), len(data)
-
-    with pillow_settings(), ThreadPoolExecutor(available_cores()) as pool:
-        found = [item for item in pool.map(look, order.tolist()) if item is not None]
-    headers = [header for header, _ in found if header is not None]
-    formats = [header.format for header in headers]
-    return Glance(
-        len(found),
-        {name: formats.count(name) for name in sorted(set(formats), key=formats.count, reverse=True)},
-        int(statistics.median(header.width for header in headers)) if headers else None,
-        int(statistics.median(header.height for header in headers)) if headers else None,
-        sum(nbytes for _, nbytes in found),
-        len(found) - len(headers),
-    )
 
 
 @dataclasses.dataclass(frozen=True)

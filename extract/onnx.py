@@ -16,9 +16,9 @@ import numpy as np
 from data.errors import EngineError, MissingDependency, first_line
 from data.spec import FeatureSpec
 from data.staging import write_atomically
+from extract.at_hand import graph_folder
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.places import graph_folder
 from extract.session import OPSET, PIXELS, open_session
 
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.

@@ -13,11 +13,11 @@ from PIL import Image
 
 from data.errors import MissingDependency, PenultError, WeightsError
 from extract.apart import Facts
+from extract.at_hand import cached_networks
 from extract.backbones import DEFAULT_BACKBONE, Backbone, open_backbone
 from extract.decode import Pixels, decode
 from extract.flow import decoding
 from extract.networks import Setup
-from extract.places import cached_networks
 from extract.preprocess import recipes, to_inputs
 from extract.zoo import require_torch
 

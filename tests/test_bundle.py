@@ -715,3 +715,17 @@ def test_a_bundle_is_no_head(work):
     assert "plain is a bundle: name a head of it, plain/heads/lr.head" in refused(
         "finetune", "pictures", "--mode", "lp-ft", "--start", "plain", "-o", "x", *TINY, cwd=work
     )
+
+
+def test_a_report_of_a_bundle_shows_pictures_that_are_not_there(work, tmp_path):
+    shutil.copytree(work / "pictures", tmp_path / "pictures")
+    assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=tmp_path).returncode == 0
+    assert penult("fit", "f.h5", "--head", "lr", "-o", "lr.head", cwd=tmp_path).returncode == 0
+    assert penult("pack", "f.h5", "lr.head", "-o", "b", *PLAIN, cwd=tmp_path).returncode == 0
+    shutil.rmtree(tmp_path / "pictures")
+    for shown, named in ((39, ["b"]), (0, ["f.h5", "lr.head"])):
+        command = ["report", *named, "-o", "r.html", "--quick", "--json", "r.json"]
+        done = penult(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((tmp_path / "r.json").read_text())["thumbnails"] == shown
+    assert penult("report", "f.h5", "-o", "r.html", cwd=tmp_path).returncode == 2

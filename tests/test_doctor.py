@@ -19,15 +19,16 @@ import extract.machine
 from data.errors import ImageSetError
 from data.images import open_images
 from extract.apart import Answer, run_apart
+from extract.at_hand import cached_networks, caches, has_weights
 from extract.backbones import Options
 from extract.doctor import examine
 from extract.doctor_report import print_examination
-from extract.estimate import draw, glance, measure_job
+from extract.estimate import draw, measure_job
 from extract.extractor import Extractor
 from extract.findings import problems_of
+from extract.glance import glance
 from extract.machine import extras, free_bytes, strangers, versions
 from extract.networks import Setup
-from extract.places import cached_networks, caches, has_weights
 from extract.wanted import Wanted
 
 SMALL = Wanted("timm/test_resnet", "random", Options(input_size=32))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from conftest import penult
 from paper import HOSTILE, make_heads, make_store
 from PIL import Image
 
+import verbs.report
 from classify.artifact import load_head
 from classify.page.assemble import embedded_json, write_report
-from classify.page.feature_map import draw_maps
+from classify.page.feature_map import MAPS, draw_maps
 from classify.page.findings import Question
 from classify.page.thumbnails import encode, make_thumbnails
 from classify.probing import Original
@@ -169,6 +171,18 @@ def test_t_sne_keeps_neighbours_together():
     (found,) = draw_maps(X, ["tsne"])
     away = np.linalg.norm(found.xy[:, None] - found.xy[None], axis=2) + 9 * np.eye(40)
     assert (away.argmin(axis=1) // 20 == np.arange(40) // 20).all()
+
+
+def test_umap_that_is_not_installed_is_said_before_anything_is_computed(made, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    folder = made[0]
+    done = penult("report", folder / "features.h5", folder / "lr.head", "-o", tmp_path / "x.html", "--map", "umap")
+    assert done.returncode == 1
+    assert "--map umap needs umap-learn: install penult[report], or take --map tsne" in done.stderr
+
+
+def test_the_choices_of_the_command_line_are_the_maps_there_are():
+    assert tuple(MAPS) == verbs.report.MAPS
 
 
 def test_thumbnails_are_made_until_their_bytes_are_spent():

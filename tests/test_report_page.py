@@ -247,3 +247,24 @@ def test_a_phone_scrolls_one_way_alone(browser, report):
         page.locator(".matrix .cell").first.tap()
         assert page.locator("#cell h3").count() == 1
         assert not troubles
+
+
+def test_the_matrix_of_many_classes_is_walked_and_opened_too(browser, tmp_path):
+    store = make_store(tmp_path, tuple(f"class {i:02d}" for i in range(30)), per_class=8)
+    heads = make_heads(store, ("centroid",))
+    assert penult("report", store.path, *heads, "-o", tmp_path / "r.html", "--quick").returncode == 0
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    with open_page(context, tmp_path / "r.html") as (page, troubles):
+        page.locator(".many canvas").focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        assert page.locator(".tip").inner_text().startswith("class 01 right: ")
+        page.keyboard.press("Enter")
+        assert page.locator("#cell h3").inner_text().startswith("class 01, answered rightly: ")
+        worst = page.locator(".worst li").first
+        n = int(worst.locator(".number").inner_text())
+        worst.locator("button").click()
+        assert page.locator("#cell .card").count() == n
+        page.fill("#classes input", "class 17")
+        assert page.locator("#classes svg .name").all_text_contents() == ["class 17"]
+        assert not troubles

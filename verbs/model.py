@@ -52,7 +52,12 @@ def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
     result = {**done.as_json(), "bytes": path.stat().st_size}
     if cost and measured:
         result["int8"] = _print_cost(console, cost, arguments.int8, measured.split)
-    console.print(f"predict with it: penult predict {path} PICTURES; without Penult: docs/predict_onnx.py")
+    if done.opset:
+        console.print(f"predict with it: penult predict {path} PICTURES; without Penult: docs/predict_onnx.py")
+    else:
+        console.print(
+            f"load it with torch.export.load({str(path)!r}).module(): uint8 pixels in, as docs/onnx.md has them"
+        )
     return result, 0
 
 

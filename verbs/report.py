@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import DATASET, Adder, Result, natural, size_in_bytes
+from verbs.arguments import DATASET, Adder, Result, natural, size_in_bytes, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +28,8 @@ MAPS = ("pca", "tsne", "umap")
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `report`."""
     # fmt: off
-    add("store", metavar="STORE")
-    add("heads", metavar="HEAD", nargs="+", help="of the same classes")
+    add("store", metavar="STORE", help="a store; a bundle, alone, with its own heads")
+    add("heads", metavar="HEAD", nargs="*", help="of the same classes")
     add("-o", "--output", metavar="FILE.html", required=True, help="the page; an old report is replaced")
     add("--split", help="what to measure on (default: test, or val where there is no test)")
     add("--dataset", metavar="NAME", help=DATASET)
@@ -50,6 +50,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.artifact import load_head
     from classify.page.assemble import SIZE, refuse_other_file, write_report
     from classify.page.findings import Question
+    from data.bundle import named_heads
     from data.relabel import read_corrections
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay, duration, printable, size
@@ -57,7 +58,10 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
 
     start = time.perf_counter()
     refuse_other_file(Path(arguments.output))
-    heads = [load_head(Path(path)) for path in dict.fromkeys(arguments.heads)]
+    files = named_heads(arguments.heads, Path(arguments.store))
+    if not files:
+        wrong_usage("report", "name heads, as in `penult report features.h5 lr.head -o report.html`, or a bundle alone")
+    heads = [load_head(path) for path in dict.fromkeys(files)]
     store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
     extract_of_checkpoints(heads, store, arguments, console)
     question = Question(

@@ -35,6 +35,9 @@ function ticks([low, high], n = 5) {
   return found;
 }
 
+// Percentages on an axis, with a digit after the point where steps are less than one.
+const percents = (v, step) => percent(v, step < 0.0099 ? 1 : 0);
+
 function stretch(values, share = 0.08, limits = [-Infinity, Infinity]) {
   const low = Math.min(...values);
   const high = Math.max(...values);
@@ -49,17 +52,19 @@ function frame({ width, height, left = 52, right = 16, top = 14, bottom = 42, x,
     y: scale(y.domain, [height - bottom, top], y.log),
   };
   const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  for (const v of y.ticks || ticks(y.domain, Math.max(2, Math.round((height - top - bottom) / 48)))) {
+  const down = y.ticks || ticks(y.domain, Math.max(2, Math.round((height - top - bottom) / 48)));
+  for (const v of down) {
     const place = at.y(v);
     picture.append(
       svg("line", { class: "grid", x1: left, x2: width - right, y1: place, y2: place }),
-      svg("text", { class: "tick", x: left - 8, y: place + 4, "text-anchor": "end", text: (y.format || String)(v) }),
+      svg("text", { class: "tick", x: left - 8, y: place + 4, "text-anchor": "end", text: (y.format || String)(v, down[1] - down[0]) }),
     );
   }
   let last = -Infinity;
-  for (const v of x.ticks || ticks(x.domain, Math.max(2, Math.round((width - left - right) / 90)))) {
+  const along = x.ticks || ticks(x.domain, Math.max(2, Math.round((width - left - right) / 90)));
+  for (const v of along) {
     const place = at.x(v);
-    const text = (x.format || String)(v);
+    const text = (x.format || String)(v, along[1] - along[0]);
     picture.append(svg("line", { class: "grid faint", x1: place, x2: place, y1: top, y2: height - bottom }));
     if (x.bare || place - last < 9 + 7 * text.length) continue;
     last = place;

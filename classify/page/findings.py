@@ -30,6 +30,9 @@ MAP_MOST = {"pca": 5000, "tsne": 3000, "umap": 5000}
 # Of the learning curve; a short one needs more sizes to be led on.
 _SIZES, _SIZES_OF_FEW, _FEW, _REPEATS = 6, 7, 1000, 3
 
+# Bytes; vectors that take more than half stay in the store until some are drawn, and no learning curve is measured.
+_MEMORY = 1 << 30
+
 OnStage = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
 
@@ -166,7 +169,7 @@ def _whole(question: Question, asked: Asked, heads: list[TrainedHead]) -> tuple[
     """
     for head in sorted(heads, key=lambda h: h.kind not in _QUICK or len(h.specs) > 1):
         try:
-            samples = question.store.load(dataset=asked.samples.dataset, spec=head.specs[-1:])
+            samples = question.store.load(dataset=asked.samples.dataset, spec=head.specs[-1:], memory=_MEMORY)
         except PenultError:  # a fine-tuned network has seen the measured pictures alone
             continue
         known = head.kind in _QUICK and len(head.specs) == 1 and head.classes == samples.classes
@@ -217,7 +220,12 @@ def _curve(
     trained = head.info["trained_on"]
     on_stage("trainings of the learning curve")
     try:
-        samples = question.store.load(trained["split"], dataset=trained["dataset"], spec=head.specs).labelled()
+        samples = question.store.load(
+            trained["split"], dataset=trained["dataset"], spec=head.specs, memory=_MEMORY
+        ).labelled()
+        if not samples.held:
+            notes.append(f"no learning curve of {len(samples):,} pictures here: `fit --curve` measures it")
+            return None
         measured = head.samples(question.store, asked.samples.split, asked.samples.dataset)
         protocol = learning_curve(
             head.kind,
@@ -262,5 +270,5 @@ def _map(whole: Samples, kind: str, missed: set[str], seed: int) -> tuple[Featur
     rows = np.random.default_rng(seed).permutation(len(whole))
     first = np.array([paths[i] in missed for i in rows.tolist()], dtype=bool)
     rows = np.sort(np.concatenate([rows[first], rows[~first]])[:most])
-    (found,) = draw_maps(whole.X[rows], [kind], seed)
+    (found,) = draw_maps(whole.take(rows).X[:], [kind], seed)
     return found, [paths[i] for i in rows.tolist()]

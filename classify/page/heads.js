@@ -27,7 +27,7 @@ function rankingChart(width, key) {
   const row = narrow ? 46 : 34;
   const left = narrow ? 12 : Math.min(220, 24 + 8 * Math.max(...heads.map((h) => h.name.length)));
   const right = narrow ? 62 : 150;
-  const format = (v) => (key === "log_loss" ? fixed(v, 2) : percent(v, 0));
+  const format = key === "log_loss" ? (v) => fixed(v, 2) : percents;
   const domain = stretch(heads.flatMap((h) => h[key].slice(1)), 0.06, key === "log_loss" ? [0, Infinity] : [0, 1]);
   const height = heads.length * row + 56;
   const y = { domain: [heads.length, 0], ticks: [] };
@@ -120,7 +120,7 @@ function pathChart(width) {
   const x = { domain: [values[0], values.at(-1)], log, ticks: spread(values, width), format: setting4 };
   const chosen = path.chosen === null ? null : path.points[path.chosen];
   const holder = el("div");
-  for (const [key, height, format] of [["accuracy", 230, (v) => percent(v, 0)], ["log_loss", 170, (v) => fixed(v, 2)]]) {
+  for (const [key, height, format] of [["accuracy", 230, percents], ["log_loss", 170, (v) => fixed(v, 2)]]) {
     const spreads = points.map((p) => (key === "accuracy" ? p.deviation : 0));
     const domain = stretch(points.flatMap((p, i) => [p[key] - spreads[i], p[key] + spreads[i]]));
     const last = key === "log_loss";
@@ -171,7 +171,7 @@ function calibrationSection() {
 }
 
 const QUARTERS = [0, 0.25, 0.5, 0.75, 1];
-const shareAxis = (label) => ({ domain: [0, 1], format: (v) => percent(v, 0), label, ticks: QUARTERS });
+const shareAxis = (label) => ({ domain: [0, 1], format: percents, label, ticks: QUARTERS });
 
 function calibrationChart(width) {
   const x = shareAxis("confidence");
@@ -290,7 +290,7 @@ function curveChart(width, points, forecasts, law) {
   const sizes = [...points, ...forecasts].map((p) => p.n);
   const values = [...points.flatMap((p) => [...p.draws, ...(p.ci95 || [])]), ...forecasts.flatMap((f) => f.ci95)];
   const x = { domain: [sizes[0] / 1.08, sizes.at(-1) * 1.08], log: true, ticks: sizes, format: whole, label: "training pictures" };
-  const y = { domain: stretch(values, 0.06, [0, 1]), format: (v) => percent(v, 0), label: "accuracy" };
+  const y = { domain: stretch(values, 0.06, [0, 1]), format: percents, label: "accuracy" };
   const chart = frame({ width, height: 320, left: 58, right: 22, x, y, label: "learning curve" });
   const known = points.filter((p) => p.ci95);
   if (known.length > 1) chart.inside.append(area(known.map((p) => [chart.x(p.n), chart.y(p.ci95[1])]), known.map((p) => [chart.x(p.n), chart.y(p.ci95[0])])));

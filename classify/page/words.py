@@ -52,7 +52,8 @@ def _against_others(found: Findings, names: Sequence[str]) -> list[str]:
         chance = f", which chance could do (p = {_p(p)})" if gap else ""
         return [f"It is {ahead}{chance}: {every}.{more}"]
     tell = f"it ties with {_listed(ties)}, and is better than the other {_number(len(others) - len(ties))}"
-    return [f"It is {ahead} (p = {_p(p)}): {tell}.{more}"]
+    chance = f" (p = {_p(p)})" if gap else ""
+    return [f"It is {ahead}{chance}: {tell}.{more}"]
 
 
 def tied(pairs: Sequence[Pair], a: str, b: str) -> bool:
