@@ -13,10 +13,13 @@ classes, how = json.loads(about["classes"]), json.loads(about["preprocessing"])
 for path in sys.argv[2:]:
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     w, h = picture.size
-    scale = how["resize"] if how["fit"] == "squash" else int(how["resize"] * max(w, h) / min(w, h))
-    size = (how["resize"], scale) if w <= h else (scale, how["resize"])
+    side, (short, long) = how["resize"], sorted(picture.size)
+    sides = {"shorter": (side, int(side * long / short)), "squash": (side, side)}
+    sides["pad"] = (max(round(side * short / long), 1), side)
+    size = sides[how["fit"]] if w <= h else sides[how["fit"]][::-1]
     picture = picture.resize(size, Image.Resampling[how["interpolation"].upper()])
-    top, left = (round((side - crop) / 2) for side, crop in zip(size[::-1], how["crop"], strict=True))
-    pixels = np.asarray(picture)[None, top : top + how["crop"][0], left : left + how["crop"][1]]
-    (probabilities,) = session.run(["probabilities"], {"pixels": pixels})[0]
+    crop, fill = how["crop"][::-1], [round(255 * mean) for mean in how["in_graph"]["mean"] * 3][:3]
+    seen = Image.new("RGB", crop, tuple(fill))  # which shows beside a padded picture alone
+    seen.paste(picture, tuple(-round((side - room) / 2) for side, room in zip(size, crop, strict=True)))
+    (probabilities,) = session.run(["probabilities"], {"pixels": np.asarray(seen)[None]})[0]
     print(path, classes[probabilities.argmax()], f"{probabilities.max():.6f}", sep="\t")

@@ -113,6 +113,8 @@ class OnnxModel:
     def pixels(self) -> FeatureSpec:
         """The same as the spec of the pixels that the graph takes."""
         known = {name: value for name, value in self.preprocessing.items() if name in PREPARED}
+        if known["fit"] == "pad":  # on what the graph then makes zeros of
+            known["mean"] = self.preprocessing["in_graph"]["mean"]
         return FeatureSpec.from_json(json.dumps({"backbone": "onnx", "weights": "", **known}))
 
     def predict_proba(self, pixels: Pixels) -> npt.NDArray[np.float32]:

@@ -122,10 +122,9 @@ def to_inputs(pixels: Pixels, wanted: tuple[Recipe, ...], digest: bytes, least_a
         seen = pixels if recipe.color == "rgba" else pixels[:, :, :3]
         random = recipe.view.startswith("random")
         made = _random_crop(seen, recipe, digest, least_area) if random else _crop(seen, recipe, shared)
-        made = _colour(made, recipe.color)
         if made.shape[:2] != recipe.crop:
             made = _padded(made, _corner(pixels, recipe), recipe)
-        inputs.append(np.ascontiguousarray(made))
+        inputs.append(np.ascontiguousarray(_colour(made, recipe.color)))
     return inputs
 
 

@@ -54,7 +54,7 @@ def test_the_console_script_works_from_any_folder(wheel, tmp_path):
     run(penult, "fit", "f.h5", "--head", "lr", "-o", "lr.head", cwd=folder)
     assert "test: 12 pictures, 2 classes" in run(penult, "eval", "lr.head", "f.h5", cwd=folder)
     assert "pictures/test/a/0.png" in run(penult, "predict", "lr.head", "pictures/test/a/0.png", cwd=folder)
-    assert "12 thumbnails" in run(penult, "report", "f.h5", "lr.head", "-o", "r.html", "--quick", cwd=folder)
+    assert "24 thumbnails" in run(penult, "report", "f.h5", "lr.head", "-o", "r.html", "--quick", cwd=folder)
 
 
 def test_without_extras_a_laptop_fits_measures_and_checks_and_has_no_torch(wheel, tmp_path):

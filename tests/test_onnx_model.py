@@ -152,6 +152,7 @@ OTHER_FEATURES = {
     ],
     "one channel, principal components": ["--color", "luma", "--projection", "pca:6"],
     "with opacity": ["--color", "rgba"],
+    "padded, without colour": ["--fit", "pad", "--gray"],
 }
 
 
@@ -283,12 +284,20 @@ def test_a_model_predicts_where_only_onnxruntime_and_pillow_are(work, tmp_path):
     assert "is a head, which needs all of Penult's packages" in a_head.stderr
 
 
-def test_the_example_in_the_docs_needs_nothing_of_ours_and_says_the_same(work):
-    example = (ROOT / "docs/predict_onnx.py").read_text()
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_the_example_in_the_docs_needs_nothing_of_ours_and_says_the_same(work, fit):
+    example, named = (ROOT / "docs/predict_onnx.py").read_text(), "lr" if fit == "crop" else fit
+    for command in (
+        ["extract", "pictures", "-o", f"{fit}.h5", *TINY, "--fit", fit],
+        ["fit", f"{fit}.h5", "--head", "lr", "-o", f"{fit}.head"],
+        ["export", f"{fit}.head", "-o", f"{fit}.onnx", "--store", f"{fit}.h5"],
+    ):
+        if fit != "crop":  # of which there is a model already
+            assert penult(*command, cwd=work).returncode == 0
     paths = [str(p.relative_to(work)) for p in sorted((work / "pictures/test").rglob("*.*"))]
-    done = bare(example, "lr.onnx", *paths, cwd=work)
+    done = bare(example, f"{named}.onnx", *paths, cwd=work)
     assert done.returncode == 0, done.stderr
-    head = predictions(penult("predict", "lr.head", "pictures/test", "--json", "-", cwd=work))
+    head = predictions(penult("predict", f"{named}.head", "pictures/test", "--json", "-", cwd=work))
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert {path for path, _, _ in lines} == set(head)
     for path, label, probability in lines:

@@ -35,13 +35,13 @@ function showCorrections(digest) {
 // The options are made when somebody turns to them: a hundred cards of a hundred classes would be ten thousand.
 function labelChoice(picture) {
   const digest = P.digest[picture];
-  const select = el("select", { class: "relabel", "aria-label": `label of ${P.path[picture]}` });
+  const select = el("select", { class: "relabel", "aria-label": `label of ${P.path[picture]}`, "data-kept": P.label[picture] < 0 ? "give it a label" : "label is right" });
   const suspect = suspectOf.get(picture);
   setChoice(select, corrections.get(digest) ?? "");
   const complete = () => {
     if (select.options.length > 1 && select.dataset.complete) return;
     const value = select.value;
-    select.replaceChildren(option("", "label is right"), option(DROP, "drop this picture"));
+    select.replaceChildren(option("", select.dataset.kept), option(DROP, "drop this picture"));
     for (const i of F.choices.classes) if (i !== P.label[picture]) select.append(option(F.classes[i], F.classes[i]));
     select.value = value;
     select.dataset.complete = "yes";
@@ -61,7 +61,7 @@ const option = (value, text) => el("option", { value, text });
 
 function setChoice(select, value) {
   if (![...select.options].some((o) => o.value === value)) {
-    select.append(option(value, value === "" ? "label is right" : value === DROP ? "drop this picture" : value));
+    select.append(option(value, value === "" ? select.dataset.kept : value === DROP ? "drop this picture" : value));
   }
   select.value = value;
 }
