@@ -22,6 +22,7 @@ from classify.statistics import (
     detectable_difference,
     holm,
     mcnemar_exact,
+    paired_interval,
     pictures_needed,
     wilson_interval,
 )
@@ -273,23 +274,6 @@ def _loss(scores: Floats, truth: Array) -> float:
     return log_loss(softmax(fit_scale(scores, truth) * scores), truth)
 
 
-def paired_interval(a: Rights, b: Rights) -> Interval:
-    """Return the 95% interval of the difference in accuracy between two heads, right on `a` and `b`.
-
-    Agresti and Min 2005 (Statistics in Medicine 24, 729-740): half a picture is added to each of the four cells.
-
-    Examples
-    --------
-    >>> low, high = paired_interval(np.array([True] * 95 + [False] * 5), np.array([True] * 90 + [False] * 10))
-    >>> round(low, 3), round(high, 3)
-    (0.003, 0.095)
-    """
-    only_a, only_b, n = int((a & ~b).sum()) + 0.5, int((~a & b).sum()) + 0.5, len(a) + 2
-    difference = (only_a - only_b) / n
-    half = 1.96 * float(np.sqrt(only_a + only_b - n * difference**2)) / n
-    return difference - half, difference + half
-
-
 def _told(on_progress: Callable[[int, int], None], number: int, ways: int) -> Callable[[int, int], None]:
     return lambda done, total: on_progress(number * total + done, ways * total)
 
@@ -308,7 +292,7 @@ def _entries(tried: Sequence[Tried], rights: Sequence[Rights]) -> list[Entry]:
             accuracy=float(right.mean()),
             interval=wilson_interval(int(right.sum()), len(right)),
             difference=float(right.mean() - own.mean()),
-            reach=paired_interval(right, own) if i else (0.0, 0.0),
+            reach=paired_interval(int((own & ~right).sum()), int((right & ~own).sum()), len(own)) if i else (0.0, 0.0),
             discordant=float((right != own).mean()),
             p_value=p_values[i - 1] if i else None,
             p_holm=corrected[i - 1] if i else None,
