@@ -179,8 +179,8 @@ class Part(contextlib.AbstractContextManager["Part"]):
             pass
         if not h5py.is_hdf5(path):
             raise StoreError(
-                f"{path} is not a feature store: name one that `extract` made (if it was one, it is cut short: "
-                "restore it from a copy)"
+                f"{path} is not a feature store: name one that `extract` made, or a new file for it to make "
+                "(if it was one, it is cut short: restore it from a copy)"
             )
         with _damage(path, "the file"):
             self._file = h5py.File(path, "r")

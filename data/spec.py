@@ -217,5 +217,7 @@ def refuse_other(available: Iterable[FeatureSpec], want: FeatureSpec, where: str
 
 
 def _short(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(f"{part:.4g}" if isinstance(part, float) else str(part) for part in value)
     text = str(value)
-    return text[:19] + "..." if text.startswith("sha256:") else text
+    return text[:19] + "..." if text.startswith("sha256:") else text or "none"

@@ -122,7 +122,7 @@ def test_what_is_not_named_is_the_penultimate_layer_in_colour(tmp_path, stage):
 def test_one_of_several_specs_that_is_missing_is_named_field_by_field(held):
     wanted = [layer("layer2"), layer("layer10", normalize="l2")]
     with pytest.raises(
-        FingerprintMismatch, match=r"head h wants timm/test_resnet/layer10/l2; they differ in normalize: ,"
+        FingerprintMismatch, match=r"head h wants timm/test_resnet/layer10/l2; they differ in normalize: none,"
     ):
         held.load(spec=wanted, wants="head h")
 

@@ -33,7 +33,9 @@ class Adder:
         self.to = to or parser
 
     def __call__(self, *names: str, **options: Any) -> None:
-        """Add an argument, as argparse takes it."""
+        """Add an argument, as argparse takes it; where any number may be named, none is no error."""
+        if options.get("nargs") == "*" and not names[0].startswith("-"):
+            options.setdefault("default", [])
         self.to.add_argument(*names, **options)
 
     def group(self, title: str) -> "Adder":

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         display.update(done, total)
 
     with ProgressDisplay(console, "pictures") as display, logs:
-        tuning = tuner_of(
+        tuner = tuner_of(
             arguments,
             output,
             strategy,
@@ -107,7 +107,12 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             on_epoch=told,
             on_resume=resumed,
             on_note=lambda note: print_note(console, note),
-        ).run()
+        )
+        try:
+            tuning = tuner.run()
+        except KeyboardInterrupt:
+            done = f"{len(logs.epochs)} epochs are kept" if logs.epochs else "before the first epoch was done"
+            raise KeyboardInterrupt(f"interrupted: {done}, run the same command again") from None
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
     print_tuning(console, tuning, interval)
     print_kept_activations(console, arguments.images)
