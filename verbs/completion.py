@@ -31,11 +31,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         import shtab
     except ImportError:
         raise MissingDependency("completion needs shtab: install it with `pip install 'penult[completion]'`") from None
-    from verbs.parser import build_parser
-
-    parser = build_parser()
-    _mark_paths(parser, shtab.FILE, shtab.DIRECTORY)
-    script: str = shtab.complete(parser, shell=arguments.shell)
+    _mark_paths(arguments.parser, shtab.FILE, shtab.DIRECTORY)
+    script: str = shtab.complete(arguments.parser, shell=arguments.shell)
     if arguments.json != "-":
         print(script)
     return {"shell": arguments.shell, "script": script}, 0

@@ -22,7 +22,6 @@ def add_arguments(add: Adder) -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `demo`."""
     from classify.digits import write_digits
-    from verbs.parser import build_parser
 
     folder = Path(arguments.output)
     n = write_digits(folder / "digits")
@@ -34,11 +33,12 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     commands += [
         ["eval", *heads, store],
         ["predict", heads[0], *(str(folder / "digits/test" / f"{d}/007.png") for d in (3, 5, 8))],
+        ["report", store, *heads, "-o", str(folder / "report.html"), "--quick"],
     ]
     results = []
     for command in commands:
         console.print(f"\n$ penult {' '.join(command)}", style="bold")
-        parsed = build_parser().parse_args(command)
+        parsed = arguments.parser.parse_args(command)
         result, code = parsed.run(parsed, console)
         results.append({"command": command, "result": result})
         if code:

@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         own = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT[0].upper() + verb.TEXT[1:] + ".")
-        own.set_defaults(run=verb.run)
+        own.set_defaults(run=verb.run, parser=parser)
         add = Adder(own)
         add("--json", metavar="FILE", help="write the results there as one JSON object (- is standard output)")
         add("--debug", action="store_true", help="show the traceback of a failure")
