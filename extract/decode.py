@@ -110,7 +110,8 @@ def _formats() -> tuple[str, ...]:
 
 
 @functools.cache
-def _simplejpeg() -> Any:
+def simplejpeg() -> Any:
+    """Return the module simplejpeg, or None where it is not installed."""
     return importlib.import_module("simplejpeg") if importlib.util.find_spec("simplejpeg") else None
 
 
@@ -119,7 +120,7 @@ def _jpeg(image: Image.Image, content: bytes, shorter: int) -> Pixels | None:
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     (width, height), scale = image.size, _scale(image.size, shorter)
-    decoder = _simplejpeg()
+    decoder = simplejpeg()
     if decoder is not None:
         # it would take 3/8, say, which Pillow does not offer, unless exactly 1/2, 1/4 or 1/8 is asked for
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}

@@ -19,6 +19,7 @@ from data.errors import ImageSetError
 from data.images import ImageSet
 from data.staging import write_atomically
 from extract.decode import decode, pillow_settings
+from extract.flow import available_cores
 from extract.lettering import Lettering
 from extract.survey import Survey
 
@@ -134,7 +135,7 @@ def write_sheets(
     n_classes = f" in {len(images.classes):,} classes" if images.classes else ""
     subtitle = f"{len(images):,} pictures{n_classes}; {what}, drawn by seed {seed}"
     sheets = []
-    with pillow_settings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with pillow_settings(), ThreadPoolExecutor(min(available_cores(), 8)) as pool:
         for number, page in enumerate(pages, 1):
             if on_progress:
                 on_progress(number - 1, len(pages))

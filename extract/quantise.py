@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import refuse_inside
 from data.errors import EngineError, MissingDependency, first_line
 from data.images import ImageSet, Pictures, Subset
 from data.predictions import Prediction, Unread
@@ -99,12 +100,15 @@ def write_int8(
 
     Raises
     ------
+    BundleError
+        If the file would be in a bundle.
     EngineError
         If none of the pictures can be read, the graph cannot be quantised, or what comes of it is not finite; nothing
         is written.
     DiskFull
         If it does not fit.
     """
+    refuse_inside(path)
     plain = OnnxModel(source)
     batches = None if calibration is None else _batches(plain, calibration)
     metadata = dict(plain.metadata)

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import os
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from data.errors import first_line
 from data.images import Content, ImageSet
 from data.views import DIGEST_DTYPE, Digests
 from extract.decode import UndecodableError, decode, pillow_settings
+from extract.flow import available_cores
 
 _ORIENTATION_TAG = 0x0112
 # Formats whose further frames are other pictures; those of an MPO (a camera's JPEG) are previews and depths.
@@ -155,7 +155,7 @@ def survey(
     done = 0
     try:
         with pillow_settings():
-            for index, look in enumerate(_looks(images, quick, workers or min(os.cpu_count() or 1, 8))):
+            for index, look in enumerate(_looks(images, quick, workers or min(available_cores(), 8))):
                 _enter(found, index, look)
                 done = index + 1
                 if on_progress:

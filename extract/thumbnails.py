@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from data.errors import first_line
 from data.images import Pictures
 from data.thumbnails import Thumbnails
 from extract.decode import decode, pillow_settings
+from extract.flow import available_cores
 
 SIDE = 168
 _QUALITY = 80
@@ -76,7 +76,7 @@ def make_thumbnails(
         except (OSError, ValueError, MemoryError) as error:
             return digest, None, getattr(error, "strerror", None) or first_line(error)
 
-    with pillow_settings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with pillow_settings(), ThreadPoolExecutor(min(available_cores(), 8)) as pool:
         for start in range(0, len(digests), _AT_ONCE):
             some = range(start, min(start + _AT_ONCE, len(digests)))
             held = {i: known.get(digests[i]) if known else None for i in some}
