@@ -40,9 +40,9 @@ from extract.networks import Feature
 from extract.parity import Answer, Check, Probabilities
 from extract.preprocess import recipes
 from extract.session import OPSET, PIXELS
+from extract.zoo import INSTALL
 
 KINDS = (".onnx", ".pt2")
-_INSTALL = "install it with `pip install 'penult[extract]'`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _kind(head: Exportable, path: Path) -> str:
             try:
                 __import__(package)
             except ImportError:
-                raise MissingDependency(f"an ONNX graph needs {package}, which is not installed: {_INSTALL}") from None
+                raise MissingDependency(f"an ONNX graph needs {package}, which is not installed: {INSTALL}") from None
     return path.suffix
 
 

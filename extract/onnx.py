@@ -20,10 +20,10 @@ from extract.at_hand import graph_folder
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.session import OPSET, PIXELS, open_session
+from extract.zoo import INSTALL
 
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.
 _EXPORT = 1
-_INSTALL = "install it with `pip install 'penult[extract]'`"
 
 
 class OnnxEngine:
@@ -114,7 +114,7 @@ def _session(backbone: Backbone, threads: int) -> Any:
             import onnx  # noqa: F401  (the exporter needs it)
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(f"the engine onnx needs {error.name}, which is not installed: {_INSTALL}") from None
+        raise MissingDependency(f"the engine onnx needs {error.name}, which is not installed: {INSTALL}") from None
     title = f"the graph of {backbone.spec.title}"
     problem = "it is not in the cache any more"
     for graph in _graphs(backbone):
