@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -74,6 +75,7 @@ def run_apart(function: Callable[..., Yielded], *arguments: Any, seconds: float)
 def _answer(connection: Connection, function: Callable[..., Yielded], arguments: tuple[Any, ...]) -> None:
     """Send names and values, and at the end no name and the reason of a failure or an empty one."""
     reason = ""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who then ends this process
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             for fact in function(*arguments):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -90,6 +91,17 @@ def silent(budget):
 def dying(budget):
     yield "offline", []
     os._exit(7)
+
+
+def interrupted(budget):
+    yield "torch", {}
+    os.kill(os.getpid(), signal.SIGINT)
+    yield "devices", []
+
+
+def test_ctrl_c_is_for_the_caller(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    assert run_apart(interrupted, 1.0, seconds=60) == Answer({"torch": {}, "devices": []}, "")
 
 
 @pytest.mark.parametrize(
