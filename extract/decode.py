@@ -90,7 +90,7 @@ def decode(content: bytes, *, alpha: bool = False, shorter: int = 0) -> Pixels:
                 pixels = _colours(image, alpha)
             elif alpha:
                 pixels = _opaque(pixels)
-            orientation = _orientation(image)  # after loading, since Pillow's TIFF reader applies it by itself
+            orientation = orientation_of(image)  # after loading, since Pillow's TIFF reader applies it by itself
     except (UndecodableError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -139,7 +139,8 @@ def _scale(size: tuple[int, int], shorter: int) -> int:
     return next((s for s in (8, 4, 2) if min(size) // s >= shorter), 1)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return a picture's EXIF orientation as it stands there; 1 where there is none."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
@@ -201,16 +200,11 @@ def _thumbnails(
         if not left:
             return
         try:
-            picture = _decoded(images.read(index).data)
+            picture = Image.fromarray(decode(images.read(index).data))
         except (OSError, ValueError, MemoryError):  # changed since it was surveyed, or only its header was read
             continue
         left -= 1
         yield index, _thumbnail(picture, cell)
-
-
-def _decoded(content: bytes) -> Image.Image:
-    picture: Any = decode(content)
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
 def _thumbnail(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:

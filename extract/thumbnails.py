@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from data.errors import first_line
+from data.errors import why_unread
 from data.images import Pictures
 from data.thumbnails import Thumbnails
 from extract.decode import decode, pillow_settings
@@ -74,7 +74,7 @@ def make_thumbnails(
                 return digest, None, "its file has changed since it was extracted"
             return digest, thumbnail(content), ""
         except (OSError, ValueError, MemoryError) as error:
-            return digest, None, getattr(error, "strerror", None) or first_line(error)
+            return digest, None, why_unread(error)
 
     with pillow_settings(), ThreadPoolExecutor(min(available_cores(), 8)) as pool:
         for start in range(0, len(digests), _AT_ONCE):
