@@ -85,6 +85,11 @@ class MissingDependency(PenultError, ImportError):
     """A package of an optional extra is not installed."""
 
 
+def why_unread(error: Exception) -> str:
+    """Return why a file could not be read: what the system says, or else the error's first line."""
+    return getattr(error, "strerror", None) or first_line(error)
+
+
 def first_line(error: BaseException, limit: int = 120) -> str:
     """Return the first line of an error's message, or its type's name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

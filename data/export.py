@@ -28,6 +28,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import refuse_inside
 from data.errors import MissingDependency, StoreError
 from data.staging import atomic_file, disk_full_hint
 from data.store import FeatureStore
@@ -259,6 +260,8 @@ def export_table(table: Table, path: str | os.PathLike[str], on_progress: OnProg
     ------
     StoreError
         If the name ends otherwise, or the file exists and is no export of ours.
+    BundleError
+        If the file would be in a bundle.
     DiskFull
         If it does not fit; an older file stays as it was.
     MissingDependency
@@ -335,6 +338,7 @@ def _utf8(name: str) -> str:
 @contextlib.contextmanager
 def _writing(table: Table, path: Path, is_ours: Callable[[Path], bool]) -> Iterator[IO[bytes]]:
     """Yield a buffered file that becomes `path` when all ends well."""
+    refuse_inside(path)
     if path.exists() and not (path.is_file() and is_ours(path)):
         raise StoreError(f"{path} exists and is no export of Penult: name another file with -o, or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-# What people keep photographs in; what can be decoded is for `extract.preprocess` to say.
+# What people keep photographs in; what can be decoded is for `extract.decode` to say.
 EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .ico "  # noqa: SIM905
     ".heic .heif .hif .avif .avifs".split()

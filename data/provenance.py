@@ -1,9 +1,20 @@
 """What is known of how features were computed: one record for each run, as every block of the run has it."""
 
+import functools
+import importlib.metadata
 from collections.abc import Iterable
 from typing import Any
 
 Run = dict[str, Any]
+
+
+@functools.cache  # it takes milliseconds, and what is installed does not change meanwhile
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, without importing it; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def merged_runs(runs: Iterable[Run]) -> list[Run]:

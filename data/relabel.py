@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import hashlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,9 @@ def read_corrections(file: str | Path | None) -> Corrections | None:
         raise MissingFile(f"{path} does not exist: name the CSV of corrections that a report exported")
     content = path.read_bytes()
     try:
-        rows = list(csv.reader(content.decode("utf-8-sig", "surrogateescape").splitlines(keepends=True), strict=True))
+        # with newline="", since a path may hold characters at which `str.splitlines` would break it
+        text = io.StringIO(content.decode("utf-8-sig", "surrogateescape"), newline="")
+        rows = list(csv.reader(text, strict=True))
     except csv.Error as error:
         raise ImageSetError(f"{path} cannot be read as a CSV ({first_line(error)}): export it again") from None
     head = [name.strip().lower() for name in rows[0]] if rows else []

@@ -1,6 +1,7 @@
-"""What a store holds and what is odd about it, as JSON and as tables; and how results become JSON."""
+"""What a store holds and what is odd about it, as JSON and as tables."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from data.views import View
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -101,8 +103,6 @@ def oddities(view: View, old: View | None) -> list[str]:
 
 def print_info(console: "Console", result: dict[str, Any]) -> None:
     """Print the tables of `info`."""
-    from rich.table import Table
-
     files = f" in {result['files']} files" if result["files"] > 1 else ""
     console.print(f"{result['path']}: {size(result['bytes'])}{files}")
     if result["staged_blocks"]:
@@ -110,10 +110,14 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
             f"note: {result['staged_blocks']} blocks of an unfinished extraction wait: "
             "run `extract` again to publish them"
         )
-    table = Table(box=None, pad_edge=False, header_style="bold", title="\nfeatures", title_justify="left")
-    for column in ("network", "layer", "input", "dim", "dtype", "pictures", "extract", "computed by", "fingerprint"):
-        table.add_column(column, justify="right" if column in ("dim", "pictures", "extract") else "left")
-    for f in result["features"]:
+    console.print(_feature_table(result["features"]))
+    console.print(_set_table(result["datasets"]))
+
+
+def _feature_table(features: list[dict[str, Any]]) -> "Table":
+    columns = ("network", "layer", "input", "dim", "dtype", "pictures", "extract", "computed by", "fingerprint")
+    table = _table("features", columns, right=("dim", "pictures", "extract"))
+    for f in features:
         spec = f["spec"]
         engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
         crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
@@ -128,21 +132,25 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
             engines,
             f["fingerprint"][:12],
         )
-    console.print(table)
-    table = Table(box=None, pad_edge=False, header_style="bold", title="\nimage sets", title_justify="left")
-    for column in ("name", "pictures", "classes", "splits", "copies", "skipped", "from"):
-        table.add_column(column, justify="right" if column in ("pictures", "copies", "skipped") else "left")
-    for d in result["datasets"]:
+    return table
+
+
+def _set_table(datasets: list[dict[str, Any]]) -> "Table":
+    columns = ("name", "pictures", "classes", "splits", "copies", "skipped", "from")
+    table = _table("image sets", columns, right=("pictures", "copies", "skipped"))
+    for d in datasets:
         names = ", ".join(map(printable, d["classes"][:3])) + (", ..." if len(d["classes"]) > 3 else "")
         classes = f"{len(d['classes'])}: {names}" if d["classes"] else "none"
-        splits = ", ".join(f"{k or 'none'} {v}" for k, v in d["splits"].items())
-        row = (
-            printable(d["name"]),
-            str(d["images"]),
-            classes,
-            splits,
-            str(d["duplicates"]),
-            str(len(d["skipped"])),
-        )
-        table.add_row(*row, printable(d["root"]))
-    console.print(table)
+        splits = ", ".join(f"{printable(k) or 'none'} {v}" for k, v in d["splits"].items())
+        counts = (str(d["duplicates"]), str(len(d["skipped"])))
+        table.add_row(printable(d["name"]), str(d["images"]), classes, splits, *counts, printable(d["root"]))
+    return table
+
+
+def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", title=f"\n{title}", title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table

@@ -88,8 +88,8 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif isinstance(self.console, PlainTerminal) and sys.stderr.isatty():
-            self.console.show("")
+        elif self._is_overwritten:
+            self._line("")
 
     def count(self, what: str) -> None:
         """Begin to count something else."""

@@ -77,6 +77,8 @@ class Thumbnails(contextlib.AbstractContextManager["Thumbnails"]):
             if self._file is None:
                 try:
                     self._file = zipfile.ZipFile(self.path)
+                except FileNotFoundError:
+                    raise DamagedStore(f"{self.path} is not there: {_AGAIN}") from None
                 except zipfile.BadZipFile as error:
                     raise DamagedStore(f"{self.path} is no file of thumbnails ({error}): {_AGAIN}") from None
             return self._file

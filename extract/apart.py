@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -11,7 +12,7 @@ from typing import Any
 
 from data.errors import PenultError, first_line
 
-Facts = Iterator[tuple[str, Any]]
+Yielded = Iterator[tuple[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Answer:
     reason: str
 
 
-def run_apart(function: Callable[..., Facts], *arguments: Any, seconds: float) -> Answer:
+def run_apart(function: Callable[..., Yielded], *arguments: Any, seconds: float) -> Answer:
     """Call a generator of names and values in a new process, for so many seconds at most.
 
     Parameters
@@ -71,9 +72,10 @@ def run_apart(function: Callable[..., Facts], *arguments: Any, seconds: float) -
         ours.close()
 
 
-def _answer(connection: Connection, function: Callable[..., Facts], arguments: tuple[Any, ...]) -> None:
+def _answer(connection: Connection, function: Callable[..., Yielded], arguments: tuple[Any, ...]) -> None:
     """Send names and values, and at the end no name and the reason of a failure or an empty one."""
     reason = ""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, who then ends this process
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             for fact in function(*arguments):

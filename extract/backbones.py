@@ -1,14 +1,13 @@
 """Frozen networks by name, up to the layers that are wanted, with their own preprocessing."""
 
 import dataclasses
-import functools
 import hashlib
-import importlib.metadata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.errors import MissingFile, SpecError, WeightsError
+from data.provenance import version_of
 from data.spec import FeatureSpec
 from extract.zoo import DEFAULT_BACKBONE as DEFAULT_BACKBONE
 from extract.zoo import PACKAGE, build_network, find_state, is_file, require_torch, resolve_name, take_off_head
@@ -221,7 +220,7 @@ def request(
             for k, v in dataclasses.asdict(options).items()
             if v is not None and (k, v) != ("color", "rgb")
         },
-        "versions": {p: _version(p) for p in packages if _version(p)},
+        "versions": {p: v for p in packages if (v := version_of(p))},
     }
     if output.layer != PENULTIMATE:
         asked["layer"] = output.layer
@@ -360,11 +359,3 @@ def _for_channels(own: tuple[float, ...], channels: int) -> tuple[float, ...]:
         return own
     middle = sum(own) / len(own)
     return (middle,) if channels == 1 else (*own, middle)
-
-
-@functools.cache  # it takes milliseconds, and what this process has imported does not change
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

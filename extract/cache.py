@@ -184,10 +184,10 @@ class MemoryCache:
 
     def vectors(self, places: Sequence[str], on_progress: OnProgress | None = None) -> Answer:
         """Return the vectors of pictures; see `Cache`."""
-        memory = self._memory()
         skipped: dict[str, str] = {}
         notes: list[str] = []
         with _COMPUTING:
+            memory = self._memory()  # `forget` may have taken what was there before
             files = _files(list(dict.fromkeys(places)))
             contents = {file[0]: self._content(file) for file in files}
             missing = [place for place, digest in contents.items() if digest not in memory.vectors]

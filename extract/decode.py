@@ -90,7 +90,7 @@ def decode(content: bytes, *, alpha: bool = False, shorter: int = 0) -> Pixels:
                 pixels = _colours(image, alpha)
             elif alpha:
                 pixels = _opaque(pixels)
-            orientation = _orientation(image)  # after loading, since Pillow's TIFF reader applies it by itself
+            orientation = orientation_of(image)  # after loading, since Pillow's TIFF reader applies it by itself
     except (UndecodableError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -110,7 +110,8 @@ def _formats() -> tuple[str, ...]:
 
 
 @functools.cache
-def _simplejpeg() -> Any:
+def simplejpeg() -> Any:
+    """Return the module simplejpeg, or None where it is not installed."""
     return importlib.import_module("simplejpeg") if importlib.util.find_spec("simplejpeg") else None
 
 
@@ -119,7 +120,7 @@ def _jpeg(image: Image.Image, content: bytes, shorter: int) -> Pixels | None:
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return None
     (width, height), scale = image.size, _scale(image.size, shorter)
-    decoder = _simplejpeg()
+    decoder = simplejpeg()
     if decoder is not None:
         # it would take 3/8, say, which Pillow does not offer, unless exactly 1/2, 1/4 or 1/8 is asked for
         least = {"min_height": -(-height // scale), "min_width": -(-width // scale)} if scale > 1 else {}
@@ -138,7 +139,8 @@ def _scale(size: tuple[int, int], shorter: int) -> int:
     return next((s for s in (8, 4, 2) if min(size) // s >= shorter), 1)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return a picture's EXIF orientation as it stands there; 1 where there is none."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):

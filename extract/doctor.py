@@ -6,6 +6,7 @@ What was not measured is None or absent, and a part that fails leaves its reason
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from data.errors import PenultError, first_line
@@ -77,9 +78,7 @@ def examine(patience: float, told: Callable[[str], None] = lambda _: None) -> Ex
     found = Examination()
     told("looking at the installation")
     found.section("versions", machine.versions)
-    found.section(
-        "extras", lambda: [{**vars(e), "complete": e.complete, "command": e.command} for e in machine.extras()]
-    )
+    found.section("extras", lambda: [extra.as_json() for extra in machine.extras()])
     found.section("machine", machine.computer)
     found.section("blas", machine.blas)
     found.section("strangers", machine.strangers)
@@ -130,7 +129,9 @@ def examine_job(
     told("parsing headers")
     headers = glance(images)
     told("running a sample")
-    answer = run_apart(measure_job, draw(images), len(images), list(wanted), setup, _JOB_SECONDS, seconds=patience)
+    with TemporaryDirectory(prefix="penult-doctor-") as spare:
+        sample = (draw(images), len(images), list(wanted), setup, _JOB_SECONDS, spare)
+        answer = run_apart(measure_job, *sample, seconds=patience)
     if answer.reason:
         found.failed["job"] = answer.reason
     splits = images.splits.tolist()

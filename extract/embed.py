@@ -314,21 +314,28 @@ def embed_all(
             digests[item.index] = item.digest
             if on_progress:
                 on_progress(item.index + 1, len(pictures), len(skipped))
+    rows, widths = _side_by_side(parts, order)
+    finite = {index: row for index, row in rows.items() if np.isfinite(row).all()}
+    reason = "the network gives NaN or infinity for it"
+    skipped += [Skipped(pictures.title(index), reason) for index in rows if index not in finite]
+    return Embedding(
+        indices=np.array(list(finite), dtype=np.int64),
+        vectors=np.array(list(finite.values()), dtype=np.float32),
+        digests=[digests[index] for index in finite],
+        skipped=skipped,
+        notes=notes,
+        widths=widths,
+    )
+
+
+def _side_by_side(
+    parts: dict[int, list[list[Floats]]], order: Sequence[int]
+) -> tuple[dict[int, Floats], tuple[int, ...]]:
+    """Return the vector of each picture, in the order of the pictures, and the width of each feature in it."""
     rows: dict[int, Floats] = {}
     widths: tuple[int, ...] = ()
     for index in sorted(parts):
         blocks = [vector for given in parts[index] for vector in given]
         widths = tuple(len(blocks[place]) for place in order)
-        vector = np.concatenate([blocks[place] for place in order])
-        if np.isfinite(vector).all():
-            rows[index] = vector
-        else:
-            skipped.append(Skipped(pictures.title(index), "the network gives NaN or infinity for it"))
-    return Embedding(
-        indices=np.array(list(rows), dtype=np.int64),
-        vectors=np.array(list(rows.values()), dtype=np.float32),
-        digests=[digests[index] for index in rows],
-        skipped=skipped,
-        notes=notes,
-        widths=widths,
-    )
+        rows[index] = np.concatenate([blocks[place] for place in order])
+    return rows, widths

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from data.errors import ImageSetError
 from data.images import ImageSet
 from data.layout import BLOCK_ROWS
-from extract.apart import Facts
+from extract.apart import Yielded
 from extract.at_hand import has_weights
 from extract.flow import SAMPLE, available_cores, decoding, flow
 from extract.glance import Glance
@@ -126,7 +125,9 @@ def draw(images: ImageSet, seed: int = 0) -> ImageSet:
     return images.take(np.random.default_rng(seed).permutation(len(images))[: _FIRST + _PARTS * _MOST])
 
 
-def measure_job(sample: ImageSet, pictures: int, wanted: Sequence[Wanted], setup: Setup, budget: float) -> Facts:
+def measure_job(
+    sample: ImageSet, pictures: int, wanted: Sequence[Wanted], setup: Setup, budget: float, spare: str
+) -> Yielded:
     """Run the networks over a sample as an extraction would, without storing anything, and yield the `Estimate`.
 
     Networks whose weights are not on this machine get random ones, which take as long; nothing is fetched.
@@ -143,6 +144,8 @@ def measure_job(sample: ImageSet, pictures: int, wanted: Sequence[Wanted], setup
         How they are run.
     budget : float
         Seconds of running pictures, about.
+    spare : str
+        A folder for graphs of random weights; the caller removes it, since this process may be killed.
 
     Raises
     ------
@@ -153,20 +156,19 @@ def measure_job(sample: ImageSet, pictures: int, wanted: Sequence[Wanted], setup
     import torch  # noqa: F401  (whose loading is a part of what an extraction waits for)
 
     notes: list[str] = []
-    with TemporaryDirectory(prefix="penult-doctor-") as spare:
-        at_hand = [_at_hand(one, spare, notes) for one in wanted]
-        opened = [(one.open(), one) for one in at_hand]
-        networks = [Network(one.features(backbone)) for backbone, one in opened]
-        loading = time.perf_counter() - began
-        first = _read(sample, networks)
-        opening = _start([backbone for backbone, _ in opened], networks, first, setup, notes)
-        job = _Job(sample, networks)
-        job.run(range(min(_FIRST, len(sample))))
-        once = job.run(range(min(_FIRST, len(sample))))
-        n = int(min(max(budget / _PARTS / once, _FEWEST), _MOST))
-        rest = np.arange(min(_FIRST, max(len(sample) - 1, 0)), len(sample))
-        parts = [part for part in np.array_split(rest[: _PARTS * n], min(_PARTS, len(rest))) if len(part)]
-        seconds = [job.run(part.tolist()) for part in parts]
+    at_hand = [_at_hand(one, spare, notes) for one in wanted]
+    opened = [(one.open(), one) for one in at_hand]
+    networks = [Network(one.features(backbone)) for backbone, one in opened]
+    loading = time.perf_counter() - began
+    first = _read(sample, networks)
+    opening = _start([backbone for backbone, _ in opened], networks, first, setup, notes)
+    job = _Job(sample, networks)
+    job.run(range(min(_FIRST, len(sample))))
+    once = job.run(range(min(_FIRST, len(sample))))
+    n = int(min(max(budget / _PARTS / once, _FEWEST), _MOST))
+    rest = np.arange(min(_FIRST, max(len(sample) - 1, 0)), len(sample))
+    parts = [part for part in np.array_split(rest[: _PARTS * n], min(_PARTS, len(rest))) if len(part)]
+    seconds = [job.run(part.tolist()) for part in parts]
     weights = [len(part) for part in parts]
     mean = sum(s * w for s, w in zip(seconds, weights, strict=True)) / sum(weights)
     store_bytes = _store_bytes(sample, pictures, job.dims)
@@ -195,12 +197,16 @@ class _Job:
     def __init__(self, sample: ImageSet, networks: list[Network]) -> None:
         self.sample = sample
         self.networks = networks
-        self.dims: list[int] = []
+        self._widths: dict[int, list[int]] = {}
+
+    @property
+    def dims(self) -> list[int]:
+        """Length of each vector, of the networks in their order."""
+        return [dim for network in range(len(self.networks)) for dim in self._widths.get(network, [])]
 
     def run(self, rows: Sequence[int]) -> float:
         """Return the seconds of a picture."""
         every = range(len(self.networks))
-        widths: dict[int, list[int]] = {}
         with decoding():
             began = time.perf_counter()
             items = flow(
@@ -213,9 +219,8 @@ class _Job:
             )
             for item in items:
                 if not isinstance(item, Picture):
-                    widths[item.network] = [vectors.shape[1] for vectors in item.vectors]
+                    self._widths[item.network] = [vectors.shape[1] for vectors in item.vectors]
             taken = time.perf_counter() - began
-        self.dims = [dim for network in every for dim in widths.get(network, [])]
         return taken / len(rows)
 
 

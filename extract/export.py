@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from data import VERSION
+from data.bundle import refuse_inside
 from data.errors import EngineError, HeadError, MissingDependency, first_line
 from data.images import Pictures
 from data.spec import FeatureSpec
@@ -39,9 +40,9 @@ from extract.networks import Feature
 from extract.parity import Answer, Check, Probabilities
 from extract.preprocess import recipes
 from extract.session import OPSET, PIXELS
+from extract.zoo import INSTALL
 
 KINDS = (".onnx", ".pt2")
-_INSTALL = "install it with `pip install 'penult[extract]'`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,8 @@ def export_head(
 
     Raises
     ------
+    BundleError
+        If the file would be in a bundle.
     HeadError
         If its features come from several networks, or the file's ending says nothing.
     SpecError
@@ -135,18 +138,16 @@ def export_head(
         If it does not fit.
     """
     began = time.perf_counter()
+    refuse_inside(path)
     kind = _kind(head, path)
     backbone, features = _network_of(head, weights, projections)
     fused = Fused(backbone, features, _widths(backbone), head.tail).eval()
     (prepared,) = recipes(_prepared(backbone.spec))
     check = Check.of(head, backbone, features, prepared, pictures)
-    metadata = _metadata(head, backbone, features)
-    content, answer = _FORMATS[kind](fused, metadata, f"{head.name} on {backbone.spec.title}")
-    difference, same = check.compare(head.name, answer)
-    about = {**json.loads(metadata[ABOUT]), "parity": {"difference": difference, "checked": len(check.expected)}}
-    metadata[ABOUT] = json.dumps(about, sort_keys=True)
-    if kind == ".onnx":
-        content = with_metadata(content, metadata)
+    made = _FORMATS[kind](fused, _shape(backbone.spec), f"{head.name} on {backbone.spec.title}")
+    difference, same = check.compare(head.name, made.answer)
+    metadata = _metadata(head, backbone, features, {"difference": difference, "checked": len(check.expected)})
+    content = made.content(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_hint(path, len(content)):
         write_atomically(path, content)
@@ -178,7 +179,7 @@ def _kind(head: Exportable, path: Path) -> str:
             try:
                 __import__(package)
             except ImportError:
-                raise MissingDependency(f"an ONNX graph needs {package}, which is not installed: {_INSTALL}") from None
+                raise MissingDependency(f"an ONNX graph needs {package}, which is not installed: {INSTALL}") from None
     return path.suffix
 
 
@@ -211,12 +212,19 @@ def _prepared(spec: FeatureSpec) -> FeatureSpec:
     return dataclasses.replace(spec, color="rgba" if spec.color == "rgba" else "rgb", view="center")
 
 
-def _metadata(head: Exportable, backbone: Backbone, features: Sequence[Feature]) -> dict[str, str]:
+def _shape(spec: FeatureSpec) -> tuple[int, int, int]:
+    """Return height, width and channels of what the graph takes of a picture."""
+    return (*spec.crop, 4 if spec.color == "rgba" else 3)
+
+
+def _metadata(
+    head: Exportable, backbone: Backbone, features: Sequence[Feature], parity: dict[str, float]
+) -> dict[str, str]:
     """Return what the file says of itself, docs/onnx.md."""
     spec, prepared = backbone.spec, _prepared(backbone.spec)
     preprocessing = {
         **{name: getattr(prepared, name) for name in PREPARED},
-        "input": {"name": PIXELS, "dtype": "uint8", "shape": ["batch", *spec.crop, 4 if spec.color == "rgba" else 3]},
+        "input": {"name": PIXELS, "dtype": "uint8", "shape": ["batch", *_shape(spec)]},
         "in_graph": {"scale": 1 / 255, "mean": spec.mean, "std": spec.std, "color": spec.color},
     }
     about = {
@@ -228,6 +236,7 @@ def _metadata(head: Exportable, backbone: Backbone, features: Sequence[Feature])
             for f in features
         ],
         "head": {"kind": head.kind, "name": Path(head.name).name, **head.about},
+        "parity": parity,
     }
     return {
         ABOUT: json.dumps(about, sort_keys=True),
@@ -238,24 +247,46 @@ def _metadata(head: Exportable, backbone: Backbone, features: Sequence[Feature])
     }
 
 
-def _onnx(fused: Fused, metadata: dict[str, str], title: str) -> tuple[bytes, Answer]:
-    *size, channels = json.loads(metadata[PREPROCESSING])["input"]["shape"][1:]
-    content = export_graph(fused, (*size, channels), (PROBABILITIES, "logits"), title)
-    model = OnnxModel(title, content)
-    return content, lambda pixels: model.predict_proba(pixels).astype(np.float64)
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """An export before it is written.
+
+    Parameters
+    ----------
+    answer : callable
+        What it says of pictures.
+    content : callable
+        Its file with some metadata.
+    """
+
+    answer: Answer
+    content: Callable[[dict[str, str]], bytes]
 
 
-def _pt2(fused: Fused, metadata: dict[str, str], title: str) -> tuple[bytes, Answer]:
-    shape = json.loads(metadata[PREPROCESSING])["input"]["shape"][1:]
-    file = io.BytesIO()
+def _onnx(fused: Fused, shape: tuple[int, int, int], title: str) -> _Made:
+    graph = export_graph(fused, shape, (PROBABILITIES, "logits"), title)
+    model = OnnxModel(title, graph)
+    return _Made(
+        lambda pixels: model.predict_proba(pixels).astype(np.float64),
+        lambda metadata: with_metadata(graph, metadata),
+    )
+
+
+def _pt2(fused: Fused, shape: tuple[int, int, int], title: str) -> _Made:
+    def saved(metadata: dict[str, str]) -> bytes:
+        file = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.export.save(program, file, extra_files={f"{key}.json": text for key, text in metadata.items()})
+        return file.getvalue()
+
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             batch = torch.export.Dim("batch", min=1, max=65_536)
             example = torch.zeros((2, *shape), dtype=torch.uint8)
             program = torch.export.export(fused, (example,), dynamic_shapes=({0: batch},))
-            torch.export.save(program, file, extra_files={f"{key}.json": text for key, text in metadata.items()})
-            module = torch.export.load(io.BytesIO(file.getvalue())).module()
+            module = torch.export.load(io.BytesIO(saved({}))).module()
     except Exception as error:  # torch.export raises nearly anything on what it cannot follow
         raise EngineError(f"{title} cannot be exported by torch.export ({first_line(error)}): write .onnx") from None
 
@@ -264,10 +295,10 @@ def _pt2(fused: Fused, metadata: dict[str, str], title: str) -> tuple[bytes, Ans
             found: Probabilities = module(torch.from_numpy(pixels))[0].double().numpy()
         return found
 
-    return file.getvalue(), answer
+    return _Made(answer, saved)
 
 
-_FORMATS: dict[str, Callable[[Fused, dict[str, str], str], tuple[bytes, Answer]]] = {".onnx": _onnx, ".pt2": _pt2}
+_FORMATS: dict[str, Callable[[Fused, tuple[int, int, int], str], _Made]] = {".onnx": _onnx, ".pt2": _pt2}
 
 
 def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:

@@ -149,17 +149,7 @@ class Extractor:
         run.tally.seconds["write"] += time.perf_counter() - began
         seconds = time.perf_counter() - start
         names, counts = np.unique(view.splits, return_counts=True)
-        held = store.features()
-        features = [
-            FeatureResult(
-                f.spec.title,
-                f.spec.fingerprint,
-                held[f.spec.fingerprint].dim if f.spec.fingerprint in held else 0,
-                run.tally.engines.get(i, "none"),
-            )
-            for i, target in enumerate(run.targets)
-            for f in target.features
-        ]
+        features = run.features(store.features())
         return Extraction(
             images=len(self.images),
             extracted=run.computed,
@@ -300,6 +290,19 @@ class _Run:
         if known:
             return stored_components(job.store, known[0].spec.projection)
         return fit_components(job.store, job.images, backbone, wanted.projection, job.setup.device)
+
+    def features(self, held: dict[str, FeatureInfo]) -> list[FeatureResult]:
+        """Return every vector that was wanted, of which the store now holds what it holds."""
+        return [
+            FeatureResult(
+                f.spec.title,
+                f.spec.fingerprint,
+                held[f.spec.fingerprint].dim if f.spec.fingerprint in held else 0,
+                self.tally.engines.get(i, "none"),
+            )
+            for i, target in enumerate(self.targets)
+            for f in target.features
+        ]
 
     def limit(self) -> str:
         """Say which stage was the limit; empty if nothing was computed."""

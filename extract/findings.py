@@ -54,7 +54,7 @@ def problems_of_job(job: Job, computer: Facts) -> list[Problem]:
     if job.free is not None and estimate.disk_bytes > job.free:
         what = f"the store needs {size(estimate.disk_bytes)} while it is written, and {size(job.free)} are free"
         found.append(Problem(what, "name another disk with -o, or halve it with --dtype float16"))
-    allowed = computer.get("memory_limit") or computer.get("memory_available")
+    allowed = _memory(computer)
     if allowed is not None and estimate.memory_bytes > allowed:
         what = f"the extraction takes {size(estimate.memory_bytes)} of memory, and there are {size(allowed)}"
         found.append(Problem(what, "name fewer networks or a smaller one, or a smaller --batch-size"))
@@ -93,11 +93,17 @@ def _of_computer(computer: Facts, facts: Facts) -> list[Problem]:
     if load is not None and load > _BUSY * cores:
         what = f"other processes use this machine (load {load:g} on {cores} cores): what is measured now is too slow"
         found.append(Problem(what, "wait for them, and look again"))
-    allowed = computer.get("memory_limit") or computer.get("memory_available")
+    allowed = _memory(computer)
     if allowed is not None and allowed < _LITTLE_MEMORY:
         what = f"there are {size(allowed)} of memory, and the default network wants up to 1.5 GB"
         found.append(Problem(what, "close other programs, or raise the container's limit"))
     return found
+
+
+def _memory(computer: Facts) -> int | None:
+    """Return the bytes that a process may have: what is free now, and no more than a container's limit."""
+    known = [value for name in ("memory_limit", "memory_available") if (value := computer.get(name)) is not None]
+    return min(known, default=None)
 
 
 def _of_devices(computer: Facts, facts: Facts) -> list[Problem]:

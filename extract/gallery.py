@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
@@ -19,6 +18,7 @@ from data.errors import ImageSetError
 from data.images import ImageSet
 from data.staging import write_atomically
 from extract.decode import decode, pillow_settings
+from extract.flow import available_cores
 from extract.lettering import Lettering
 from extract.survey import Survey
 
@@ -134,7 +134,7 @@ def write_sheets(
     n_classes = f" in {len(images.classes):,} classes" if images.classes else ""
     subtitle = f"{len(images):,} pictures{n_classes}; {what}, drawn by seed {seed}"
     sheets = []
-    with pillow_settings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with pillow_settings(), ThreadPoolExecutor(min(available_cores(), 8)) as pool:
         for number, page in enumerate(pages, 1):
             if on_progress:
                 on_progress(number - 1, len(pages))
@@ -200,16 +200,11 @@ def _thumbnails(
         if not left:
             return
         try:
-            picture = _decoded(images.read(index).data)
+            picture = Image.fromarray(decode(images.read(index).data))
         except (OSError, ValueError, MemoryError):  # changed since it was surveyed, or only its header was read
             continue
         left -= 1
         yield index, _thumbnail(picture, cell)
-
-
-def _decoded(content: bytes) -> Image.Image:
-    picture: Any = decode(content)
-    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
 def _thumbnail(picture: Image.Image, cell: tuple[int, int]) -> Image.Image:

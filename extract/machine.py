@@ -14,6 +14,7 @@ from typing import Any
 
 from data import VERSION
 from data.layout import HDF5_VERSION
+from data.provenance import version_of
 from extract.flow import available_cores
 
 PACKAGES = (
@@ -76,16 +77,8 @@ class Extra:
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, Penult and what it stands on; None of packages that are not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "penult": VERSION}
-    found |= {name: version(name) for name in PACKAGES}
+    found |= {name: version_of(name) for name in PACKAGES}
     return {**found, "hdf5": HDF5_VERSION, "libjpeg-turbo": libjpeg_turbo()}
-
-
-def version(package: str) -> str | None:
-    """Return the version of an installed package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def libjpeg_turbo() -> str | None:
@@ -173,7 +166,7 @@ def _requirements() -> list[str]:
 def _extra(name: str, needs: list[tuple[str, str, str]]) -> Extra:
     missing, outdated = [], []
     for package, rule, wanted in needs:
-        held = version(package)
+        held = version_of(package)
         if held is None:
             missing.append(f"{package}{rule}{wanted}")
         elif (rule == ">=" and _numbers(held) < _numbers(wanted)) or (rule == "==" and held != wanted):

@@ -85,7 +85,7 @@ class OnnxModel:
                 "make one with `export HEAD -o model.onnx`"
             )
         try:
-            newest = json.loads(found[ABOUT])["format"]
+            newest = int(json.loads(found[ABOUT])["format"])
         except (ValueError, KeyError, TypeError) as error:
             raise HeadError(
                 f"the metadata of {self.path} cannot be read ({first_line(error)}): export it anew"

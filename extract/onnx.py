@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import platform
 import time
@@ -14,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from data.errors import EngineError, MissingDependency, first_line
+from data.provenance import version_of
 from data.spec import FeatureSpec
 from data.staging import write_atomically
 from extract.at_hand import graph_folder
 from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.session import OPSET, PIXELS, open_session
+from extract.zoo import INSTALL
 
 # The exporter's version: whoever changes what is exported gives it another number, and caches start anew.
 _EXPORT = 1
-_INSTALL = "install it with `pip install 'penult[extract]'`"
 
 
 class OnnxEngine:
@@ -105,7 +105,7 @@ def is_known(specs: Sequence[FeatureSpec], device: str) -> bool:
     except (OSError, ValueError):
         return False
     agreed = words == _agreement(True) or (device == "cpu" and words == _agreement(False))
-    return agreed and device in ("auto", "cpu") and bool(_installed("onnxruntime")) and _cached(specs) is not None
+    return agreed and device in ("auto", "cpu") and bool(version_of("onnxruntime")) and _cached(specs) is not None
 
 
 def _session(backbone: Backbone, threads: int) -> Any:
@@ -114,7 +114,7 @@ def _session(backbone: Backbone, threads: int) -> Any:
             import onnx  # noqa: F401  (the exporter needs it)
         import onnxruntime  # noqa: F401
     except ImportError as error:
-        raise MissingDependency(f"the engine onnx needs {error.name}, which is not installed: {_INSTALL}") from None
+        raise MissingDependency(f"the engine onnx needs {error.name}, which is not installed: {INSTALL}") from None
     title = f"the graph of {backbone.spec.title}"
     problem = "it is not in the cache any more"
     for graph in _graphs(backbone):
@@ -161,21 +161,13 @@ def _key(specs: Sequence[FeatureSpec]) -> str:
     """Return a name for the graph: everything that decides it, which how pictures come to its input does not."""
     pixels: dict[str, Any] = {"resize": 0, "fit": "", "interpolation": "", "view": "", "decoder": ""}
     plain = [dataclasses.replace(spec, **pixels, color="rgb" if spec.color == "gray" else spec.color) for spec in specs]
-    parts = [_EXPORT, OPSET, _installed("torch"), *(spec.canonical_json() for spec in plain)]
+    parts = [_EXPORT, OPSET, version_of("torch"), *(spec.canonical_json() for spec in plain)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _agreement(automatic: bool) -> str:
     # the cache may be shared by machines with a GPU and without
-    return f"onnxruntime {_installed('onnxruntime')} on {platform.node()}{' by default' if automatic else ''}"
-
-
-def _installed(package: str) -> str:
-    """Return a package's version without importing it; empty where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return f"onnxruntime {version_of('onnxruntime')} on {platform.node()}{' by default' if automatic else ''}"
 
 
 def _export(backbone: Backbone) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.bundle import refuse_inside
 from data.errors import EngineError, MissingDependency, first_line
 from data.images import ImageSet, Pictures, Subset
 from data.predictions import Prediction, Unread
@@ -25,6 +26,7 @@ from extract.model import ABOUT, OnnxModel
 from extract.preprocess import recipes
 from extract.reader import read_some
 from extract.session import PIXELS
+from extract.zoo import INSTALL
 
 OnProgress = Callable[[int, int, int], None]
 
@@ -34,7 +36,6 @@ CALIBRATION, _TIMED = 128, 32
 # What is the network's own; normalisation, projection, head and calibration are a hundredth of the work and stay as
 # they are, or probabilities would come in steps.
 _NETWORK = "/network/network/"
-_INSTALL = "install it with `pip install 'penult[extract]'`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +100,15 @@ def write_int8(
 
     Raises
     ------
+    BundleError
+        If the file would be in a bundle.
     EngineError
         If none of the pictures can be read, the graph cannot be quantised, or what comes of it is not finite; nothing
         is written.
     DiskFull
         If it does not fit.
     """
+    refuse_inside(path)
     plain = OnnxModel(source)
     batches = None if calibration is None else _batches(plain, calibration)
     metadata = dict(plain.metadata)
@@ -198,7 +202,7 @@ def quantise(graph: bytes, calibration: Iterable[Pixels] | None = None) -> bytes
         from onnxruntime import quantization
         from onnxruntime.quantization import shape_inference
     except ImportError as error:
-        raise MissingDependency(f"--int8 needs {error.name}, which is not installed: {_INSTALL}") from None
+        raise MissingDependency(f"--int8 needs {error.name}, which is not installed: {INSTALL}") from None
     with tempfile.TemporaryDirectory(prefix="penult-int8-") as folder, _quiet():
         plain, made = Path(folder, "plain.onnx"), Path(folder, "int8.onnx")
         try:

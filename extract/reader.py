@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from data.errors import first_line
+from data.errors import why_unread
 from data.images import Pictures
 from extract.decode import Pixels, UndecodableError, decode
 from extract.preprocess import Recipe, to_inputs
@@ -65,8 +65,7 @@ def read_picture(pictures: Pictures, index: int, wanted: Callable[[bytes], Itera
     try:
         content = pictures.read(index)
     except (OSError, ValueError) as error:  # another try may succeed, so no time is remembered
-        words = getattr(error, "strerror", None) or first_line(error)
-        reason = f"cannot be read: {words.lower()}"
+        reason = f"cannot be read: {why_unread(error).lower()}"
         return Picture(index, b"", {}, reason, -1, -1, time.perf_counter() - start, 0.0)
     digest = hashlib.sha256(content.data).hexdigest().encode()
     mtime = content.mtime if settled(content.mtime) else -1

@@ -67,22 +67,26 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         If the network cannot be built again.
     """
     store = FeatureStore(path)
+    views = store.views().values()
     rng = np.random.default_rng(seed)
     results = []
     for fingerprint, info in store.features().items():
         held = set(store.digests(fingerprint).tolist())
         places = {  # one file for each content
             digest: (view.root, name)
-            for view in store.views().values()
+            for view in views
             for name, digest in zip(view.paths, view.digests.tolist(), strict=True)
             if digest in held
         }
         if not info.requests or not places:
             continue
-        chosen = [list(places.items())[i] for i in rng.permutation(len(places))[:n]]
-        hint = next((run["weights_file"] for run in info.provenance if run.get("weights_file")), "")
-        projection = str(components_file(path, info.spec.projection)) if info.spec.projection else ""
-        backbone, feature = reopen(info.requests[0], info.spec, hint, str(path), weights=weights, projection=projection)
+        every, source, projection = list(places.items()), info.source, ""
+        chosen = [every[i] for i in rng.permutation(len(every))[:n].tolist()]
+        if info.spec.projection.startswith("pca"):  # a random one needs no file
+            projection = str(components_file(path, info.spec.projection))
+        backbone, feature = reopen(
+            source.request, source.spec, source.weights_file, str(path), weights=weights, projection=projection
+        )
         found = embed(PictureList([place for _, place in chosen], NAMED), backbone, feature, device=device)
         vectors, digests = found.vectors, found.digests
         same = [j for j, i in enumerate(found.indices.tolist()) if digests[j] == chosen[i][0]]

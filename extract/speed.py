@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 
 from data.errors import MissingDependency, PenultError, WeightsError
-from extract.apart import Facts
+from extract.apart import Yielded
 from extract.at_hand import cached_networks
 from extract.backbones import DEFAULT_BACKBONE, Backbone, open_backbone
-from extract.decode import Pixels, decode
+from extract.decode import Pixels, decode, simplejpeg
 from extract.flow import decoding
 from extract.networks import Setup
 from extract.preprocess import recipes, to_inputs
@@ -26,7 +26,7 @@ _ROUND, _LEAST = 2, 3
 _SIZE = (800, 600)
 
 
-def look_at_torch(budget: float) -> Facts:
+def look_at_torch(budget: float) -> Yielded:
     """Yield devices, the networks that work offline and the speeds of the engines; imports torch.
 
     Parameters
@@ -73,7 +73,7 @@ def measure_decoding(budget: float = 0.5) -> dict[str, Any]:
         # time on a core: what else the machine does meanwhile is not counted
         seconds = _median(lambda: to_inputs(decode(content), wanted, b""), budget, time.thread_time)
     return {
-        "decoder": "simplejpeg" if _has_simplejpeg() else "pillow",
+        "decoder": "simplejpeg" if simplejpeg() else "pillow",
         "picture": f"JPEG of {_SIZE[0]} x {_SIZE[1]} pixels, {len(content) // 1000} kB, to 224",
         "images_per_second_per_core": round(1 / seconds, 1),
     }
@@ -141,9 +141,3 @@ def _photograph() -> bytes:
     file = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, format="JPEG", quality=90)
     return file.getvalue()
-
-
-def _has_simplejpeg() -> bool:
-    from extract.decode import _simplejpeg
-
-    return _simplejpeg() is not None

@@ -5,8 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import os
-import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data.errors import first_line
+from data.errors import why_unread
 from data.images import Content, ImageSet
 from data.views import DIGEST_DTYPE, Digests
-from extract.decode import UndecodableError, decode, pillow_settings
+from extract.decode import UndecodableError, decode, orientation_of, pillow_settings
+from extract.flow import available_cores
 
-_ORIENTATION_TAG = 0x0112
 # Formats whose further frames are other pictures; those of an MPO (a camera's JPEG) are previews and depths.
 _FRAMED = frozenset({"GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"})
 # Files read ahead of the one that is counted, for each thread; bounds the memory.
@@ -155,7 +153,7 @@ def survey(
     done = 0
     try:
         with pillow_settings():
-            for index, look in enumerate(_looks(images, quick, workers or min(os.cpu_count() or 1, 8))):
+            for index, look in enumerate(_looks(images, quick, workers or min(available_cores(), 8))):
                 _enter(found, index, look)
                 done = index + 1
                 if on_progress:
@@ -196,8 +194,7 @@ def _look(images: ImageSet, index: int, quick: bool) -> _Look:
     try:
         content: Content = images.read(index)
     except (OSError, ValueError) as error:
-        words = getattr(error, "strerror", None) or first_line(error)
-        return _Look(b"", 0, None, f"cannot be read: {words.lower()}")
+        return _Look(b"", 0, None, f"cannot be read: {why_unread(error).lower()}")
     header = read_header(content.data)
     # without a header decoding fails at once, and has the reason
     reason = _undecodable(content.data) if header is None or not quick else ""
@@ -230,10 +227,7 @@ def _enter(found: Survey, index: int, look: _Look) -> None:
 def _orientation(image: Image.Image, data: bytes) -> int:
     if image.format == "PNG" and b"eXIf" not in data:
         return 1  # to look for a chunk that is not there, Pillow would decode the whole picture
-    try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error):
-        return 1  # as `decode` has it
+    return orientation_of(image)
 
 
 def _frames(image: Image.Image) -> int:

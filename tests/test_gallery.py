@@ -189,13 +189,3 @@ def test_lines_fit_and_a_shortened_name_keeps_both_ends():
 
 def test_a_name_with_an_accent_after_its_letter_is_the_composed_one(tmp_path):
     assert Lettering(["x"]).font("e\u0301t\u00e9", 20)[1] in ("\u00e9t\u00e9", "\\xe9t\\xe9")
-
-
-def test_a_decoder_that_gives_arrays_will_do(fruit, tmp_path, monkeypatch):
-    import extract.gallery
-
-    (images,) = sheets_of(fruit, tmp_path / "a.png")
-    decode = extract.gallery.decode
-    monkeypatch.setattr(extract.gallery, "decode", lambda content: np.asarray(decode(content)))
-    (arrays,) = sheets_of(fruit, tmp_path / "b.png")
-    assert images.path.read_bytes() == arrays.path.read_bytes()

@@ -229,9 +229,9 @@ def test_the_json_names_every_feature_and_keeps_the_keys_of_the_contract(folder,
         assert f"{feature['title']}: {feature['dim']} features a picture" in done.stdout.replace("\n", " ")
 
 
-def test_a_head_on_an_averaged_normalised_feature_predicts_and_is_verified(folder, tmp_path):
+def test_a_head_on_an_averaged_projected_normalised_feature_predicts_and_is_verified(folder, tmp_path):
     options = ["--backbone", "timm/test_resnet", "--weights", "random", "--input-size", "64"]
-    options += ["--view", "center", "flip", "random:2", "--average", "--normalize"]
+    options += ["--view", "center", "flip", "random:2", "--average", "--projection", "random:24", "--normalize"]
     assert penult("extract", folder, "-o", "f.h5", *options, cwd=tmp_path).returncode == 0
     (info,) = FeatureStore(tmp_path / "f.h5").features().values()
     assert info.spec.view == "mean(center,flip,random:0:0,random:0:1)"

@@ -242,9 +242,13 @@ def test_torch_export_gives_the_same(work):
     done = penult("export", "lr.head", "-o", "lr.pt2", "--json", "-", cwd=work)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["difference"] <= TOLERANCE
-    files = {"classes.json": ""}
+    files = {"classes.json": "", "penult.json": ""}
     module = torch.export.load(work / "lr.pt2", extra_files=files).module()
     assert json.loads(files["classes.json"]) == ["blue", "green", "red"]
+    assert json.loads(files["penult.json"])["parity"] == {
+        "checked": 64,
+        "difference": json.loads(done.stdout)["difference"],
+    }
     model = OnnxModel(work / "lr.onnx")
     pixels = np.random.default_rng(1).integers(0, 256, (3, *model.preprocessing["crop"], 3)).astype(np.uint8)
     with torch.inference_mode():

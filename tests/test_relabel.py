@@ -58,6 +58,13 @@ def test_drop_is_a_class_where_one_has_that_name(tmp_path):
     assert after.classes[after.y[list(after.paths).index(store.view().paths[20])]] == "drop"
 
 
+def test_a_path_may_hold_what_python_takes_for_the_end_of_a_line(store, tmp_path):
+    row = row_of(store, 0, HOSTILE[0])
+    for path in ("a\x85b.png", "a\u2028b.png", "a\x0cb.png"):
+        file = write(tmp_path / "c.csv", [[path, *row[1:]], row_of(store, 5, "drop")])
+        assert read_corrections(file).names == {row[1]: HOSTILE[0], row_of(store, 5, "")[1]: "drop"}
+
+
 def test_what_is_wrong_with_a_file_is_said_in_one_sentence(store, tmp_path):
     path = tmp_path / "c.csv"
     good = row_of(store, 0, HOSTILE[0])
