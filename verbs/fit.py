@@ -189,5 +189,5 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
             numbers = [int(t) if t.lstrip("-").isdigit() and name != "C" else float(t) for t in text.split(",")]
             values[name] = numbers if "," in text else numbers[0]
         except ValueError:
-            values[name] = text
+            values[name] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return values
