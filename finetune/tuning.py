@@ -223,8 +223,8 @@ class Tuner:
         """Say where the network is cut if `frozen` stages are not trained and activations may take `room` bytes."""
         if not self.cache:
             return Cut(frozen)
-        augment = self.strategy.augment
-        return find_cut(ready.operated, frozen, augment, len(self._views(augment)), len(ready.roster), room)
+        n_views = len(self._views(self.strategy.augment))
+        return find_cut(ready.operated, frozen, n_views, len(ready.roster), room)
 
     def keep(self, ready: Ready, cuts: Sequence[Cut]) -> tuple[dict[str, list[str]], int]:
         """Let the network, before training, run once up to all cuts; see `finetune.cached.extract_activations`.
