@@ -22,6 +22,7 @@ from classify.page.thumbnails import encode, make_thumbnails
 from classify.probing import Original
 from data.relabel import Corrections
 from data.store import FeatureStore
+from extract.preprocess import expand_views
 from verbs.parser import build_parser
 
 
@@ -180,12 +181,12 @@ def test_the_commands_of_a_page_fit_the_same_heads_again(made, tmp_path, options
 def test_the_command_of_an_extraction_says_all_that_a_store_remembers(made):
     store = FeatureStore(made[0] / "features.h5")
     (info,) = store.features().values()
-    spec = dataclasses.replace(info.spec, view="mean(center,flip)", projection="random:8:5")
+    spec = dataclasses.replace(info.spec, view="mean(center,random:3:0,random:3:1)", projection="random:8:5")
     request = {"backbone": "resnet18", "weights": {"named": "default"}, "options": {"fit": "shorter", "input_size": 64}}
     info = dataclasses.replace(info, spec=spec, dtype="float16", requests=[{**request, "partial": {"seed": 2}}])
     words = shlex.split(_extract(info, store.view(), "f.h5"))
     arguments = build_parser().parse_args(words[1:])
-    assert (arguments.view, arguments.average) == (["center", "flip"], True)
+    assert (",".join(expand_views(arguments.view)), arguments.average) == ("center,random:3:0,random:3:1", True)
     assert (arguments.fit, arguments.input_size) == ("crop", 64)
     assert (arguments.projection, arguments.dtype) == ("random:8:5", "float16")
     assert (arguments.partial, arguments.seed) == (True, 2)

@@ -115,9 +115,8 @@ def _extract(info: FeatureInfo, view: View, store: str) -> str:
     for key, value in asked.get("options", {}).items():
         values = value if isinstance(value, list) else [value]
         words += [f"--{key.replace('_', '-')}", *(_FITS.get(str(v), str(v)) for v in values)]
-    views = spec.view.removeprefix("mean(").removesuffix(")").split(",")
-    words += ["--view", *views] if views != ["center"] else []
-    words += ["--average"] if len(views) > 1 else []
+    words += ["--view", *_views(spec.view)] if spec.view != "center" else []
+    words += ["--average"] if spec.view.startswith("mean(") else []
     words += ["--normalize"] if spec.normalize else []
     kind = spec.projection.split(":")
     words += ["--projection", ":".join(kind[:2] if kind[0] == "pca" else kind)] if spec.projection else []
@@ -130,6 +129,19 @@ def _extract(info: FeatureInfo, view: View, store: str) -> str:
     ):
         words += [option, str(rule[key])] if rule.get(key) else []
     return shlex.join(words)
+
+
+def _views(view: str) -> list[str]:
+    """Return what a spec's view is, or is the mean of, as `--view` takes it: of random ones how many, and the seed."""
+    words: list[str] = []
+    most: dict[str, int] = {}
+    for name in view.removeprefix("mean(").removesuffix(")").split(","):
+        kind, *numbers = name.split(":")
+        if kind == "random":
+            most[numbers[0]] = max(most.get(numbers[0], 0), int(numbers[1]) + 1)
+        else:
+            words.append(name)
+    return [*words, *(f"random:{count}:{seed}" for seed, count in most.items())]
 
 
 def _fit(head: TrainedHead, store: str) -> str:
