@@ -9,8 +9,9 @@ import numpy as np
 from classify.probing import FOLDS, PENULTIMATE, TOGETHER, Backbone, Original, Slope, draw, measure, slope_of
 from classify.prospects import COVERAGE, MACS, Gain, Price, expected_gain, price
 from classify.protocols import distinct
-from classify.similarity import ALPHA, FAR, NEAR, UNCLEAR, Evidence, judge, verdict
+from classify.similarity import FAR, NEAR, UNCLEAR, Evidence, judge, verdict
 from classify.sources import covering
+from classify.statistics import ALPHA
 from data.choice import family_of, layer_order
 from data.errors import HeadError, StoreError
 from data.spec import FeatureSpec, Source

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.duplicates import Copies
-from classify.leakage import accuracy_with_and_without, take, tell_splits_apart
+from classify.leakage import accuracy_with_and_without, tell_splits_apart
 from classify.oddities import classes_in_two, lookalike_classes, odd_folders, outliers
 from classify.out_of_fold import kept_together, out_of_fold
 from classify.selection import train
@@ -309,7 +309,7 @@ class Audit:
             return None, params
         training = train(
             self.kind,
-            take(self.samples, inside),
+            self.samples.take(inside),
             tune="cv" if params is None else "none",
             params=params,
             seed=self.seed,
@@ -317,7 +317,7 @@ class Audit:
             on_progress=on_progress,
         )
         copied = np.isin(self.copies.group[outside], self.copies.group[inside])
-        leak = accuracy_with_and_without(training, take(self.samples, outside), copied)
+        leak = accuracy_with_and_without(training, self.samples.take(outside), copied)
         return {"train": pair[0], "test": pair[1], **leak}, training.params
 
     def _shift(

@@ -92,7 +92,7 @@ def carry_projected(
         return "folded"
     samples = training()
     selection, params = trained.info["selection"], trained.head.get_params()
-    free = _chosen_freely(trained)
+    free = chosen_freely(trained)
     fitted = train(
         trained.kind,
         samples,
@@ -100,9 +100,9 @@ def carry_projected(
         val=val() if selection["tuned_on"] == "val" else None,
         params={name: value for name, value in params.items() if name not in (*GIVEN, *free)},
         grid=next(iter(free.values())) if len(free) == 1 else None,
-        rule=_rule(trained),
+        rule=rule_of(trained),
         class_weight=params.get("class_weight"),
-        calibration=_calibration(trained),
+        calibration=calibration_of(trained),
         seed=selection["seed"],
     )
     requests, files = [s.request for s in sources], [s.weights_file for s in sources]
@@ -140,7 +140,7 @@ def _projected(
     return np.concatenate(parts, axis=1).astype(np.float32), bias + raw @ (means - scaler.mean)
 
 
-def _chosen_freely(trained: TrainedHead) -> dict[str, list[Any]]:
+def chosen_freely(trained: TrainedHead) -> dict[str, list[Any]]:
     """Return the parameters of which several values were tried, with these."""
     tried = [candidate["params"] for candidate in trained.info["selection"]["candidates"]]
     free: dict[str, list[Any]] = {}
@@ -151,21 +151,22 @@ def _chosen_freely(trained: TrainedHead) -> dict[str, list[Any]]:
     return free
 
 
-def _rule(trained: TrainedHead) -> str:
+def rule_of(trained: TrainedHead) -> str:
     """Return the rule that chose, by what it chose: a head's file does not name it."""
     candidates = [Candidate(**candidate) for candidate in trained.info["selection"]["candidates"]]
     params = trained.head.get_params()
     if trained.info["selection"]["tuned_on"] != "cv" or len(candidates) < 2:
         return "best"
     best = candidates[best_of(candidates)].params
-    return "best" if all(_same(params.get(name), value) for name, value in best.items()) else "one-se"
+    return "best" if all(same(params.get(name), value) for name, value in best.items()) else "one-se"
 
 
-def _same(a: Any, b: Any) -> bool:
-    return str(list(a) if isinstance(a, tuple) else a) == str(list(b) if isinstance(b, tuple) else b)
+def same(a: Any, b: Any) -> bool:
+    """Whether two values of a parameter are one, of which a file may have made a tuple a list."""
+    return bool((list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b))
 
 
-def _calibration(trained: TrainedHead) -> str:
+def calibration_of(trained: TrainedHead) -> str:
     """Return how its scores were made probabilities, by what came of it."""
     if np.any(trained.head.bias_):
         return "platt"

@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from classify.advise import Advice
 from classify.selection import train
 from classify.sources import Source
-from classify.statistics import ALPHA, Interval, holm, mcnemar_exact, wilson_interval
+from classify.statistics import ALPHA, Interval, Rights, holm, mcnemar_exact, wilson_interval
 from data.errors import HeadError, TrainingError
 from data.spec import FeatureSpec
 from data.store import FeatureStore
-
-Rights = npt.NDArray[np.bool_]
 
 # Heads on frozen features, and the modes of `finetune`; a frozen one is called by its head.
 FROZEN = ("lr", "svm", "mlp", "head2toe")

@@ -86,25 +86,12 @@ def tell_splits_apart(
     is_test = sides[1][rows]
     if min(is_test.sum(), (~is_test).sum()) < _FEWEST:
         return None
-    task = take(kept_together(samples, group), rows)
+    task = kept_together(samples, group).take(rows)
     task = dataclasses.replace(task, y=is_test.astype(np.int32), classes=["one", "other"])
     p = out_of_fold(task, "lr", folds=folds, seed=seed, params={}, on_progress=on_progress)
     held = ~np.isnan(p[:, 0])
     auc, interval = auc_interval(p[held, 1], is_test[held])
     return {"auc": auc, "auc_ci95": interval, "differ": interval[0] > 0.5}
-
-
-def take(samples: Samples, rows: Indices) -> Samples:
-    """Return some of the pictures, by row."""
-    paths = list(samples.paths)
-    return dataclasses.replace(
-        samples,
-        X=samples.X[rows],
-        y=samples.y[rows],
-        paths=[paths[i] for i in rows.tolist()],
-        digests=samples.digests[rows],
-        others=tuple(view[rows] for view in samples.others),
-    )
 
 
 def _difference(right: Mask, copied: Mask) -> tuple[float | None, Interval | None]:

@@ -172,9 +172,9 @@ class Packing:
                     "no_model": "left out by --without models",
                 }
             )
-            splits = self.store.splits(head.dataset)
-            if {"test", "val"} & splits.keys():
-                trips.append(Trip(head.name, how, head.trained, after, head.dataset, measured_split(splits)))
+            split = _labelled_split(self.store.view(head.dataset))
+            if split:
+                trips.append(Trip(head.name, how, head.trained, after, head.dataset, split))
             self.display.update(number + 1, len(self.cargo.heads))
         return said, trips
 
@@ -294,6 +294,12 @@ class Packing:
         if is_bundle(self.path):
             made["before"] = read_bundle(self.path).info["made"]
         return made
+
+
+def _labelled_split(view: View) -> str | None:
+    """Return the split that shows what packing cost, test or else val; None where neither has a labelled picture."""
+    labelled = set(view.splits[view.targets >= 0].tolist())
+    return measured_split(labelled) if labelled & {"test", "val"} else None
 
 
 def _dataset(view: View) -> dict[str, Any]:

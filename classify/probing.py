@@ -11,7 +11,7 @@ from classify.folds import stratified_folds
 from classify.linear import RidgeHead
 from classify.protocols import distinct, learning_curve
 from classify.similarity import Answers, Spacing, answers, probabilities, spacing
-from classify.statistics import Interval, Rights, mcnemar_exact, wilson_interval
+from classify.statistics import Interval, Rights, mcnemar_exact, paired_interval, wilson_interval
 from classify.transferability import Transferability, h_score, leep, log_me, nce
 from classify.trials import left_out
 from data.spec import FeatureSpec
@@ -130,7 +130,7 @@ class Slope:
     gain : float
         Of the last doubling, in accuracy.
     interval : tuple of float
-        95%, from the pictures on which the two differ.
+        95%, with `classify.statistics.paired_interval`.
     """
 
     sizes: list[int]
@@ -226,8 +226,6 @@ def slope_of(samples: Samples, alpha: float, seed: int, report: Callable[[], Non
             at.append(point.right[0])
         report()
     half, whole = (np.concatenate(at) for at in rights[-2:])
-    change = whole.astype(float) - half
-    reach = 1.96 * float(change.std(ddof=1)) / np.sqrt(len(change))
-    gain = float(change.mean())
+    interval = paired_interval(int((half & ~whole).sum()), int((whole & ~half).sum()), len(whole))
     means = [float(np.concatenate(at).mean()) for at in rights]
-    return Slope(sizes, means, gain, (gain - reach, gain + reach))
+    return Slope(sizes, means, means[-1] - means[-2], interval)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from classify.head import Array
 from classify.selection import train
-from classify.statistics import Interval, t_interval
+from classify.statistics import Interval, Rights, t_interval
 from classify.training import Training
 from data.errors import HeadError
 from data.store import Samples
@@ -20,7 +20,6 @@ SIZES = 10
 CURVE_REPEATS = 5
 SHOTS_REPEATS = 10
 
-Rights = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.int64]
 
 

@@ -169,7 +169,7 @@ def train(
         folds=0 if tune in ("val", "loo") else design.n_folds,
         seed=seed,
         seconds=time.perf_counter() - start,
-        notes=_notes(kind, head, settings, best, candidates),
+        notes=_notes(kind, head, settings, best),
         rule=rule,
         gap=gap,
         calibration=calibrated,
@@ -223,7 +223,7 @@ def _accuracy(correct: npt.NDArray[np.bool_], truth: Array, balanced: bool) -> f
     return float(correct.mean())
 
 
-def _notes(kind: str, head: Head, settings: list[dict[str, Any]], best: int, candidates: list[Candidate]) -> list[str]:
+def _notes(kind: str, head: Head, settings: list[dict[str, Any]], best: int) -> list[str]:
     notes = []
     if not head.converged_:
         gap = getattr(head, "gap_", None)

@@ -15,7 +15,6 @@ SOURCE = (
     "thresholds from efficientnet_lite0 on five sets: confidence 0.72 on ants and bees, 0.62 on hot dogs, 0.50 on "
     "Caltech-101, 0.19 on signed digits, 0.18 on flowers of 128 pixels"
 )
-ALPHA = 0.05
 _ENOUGH_NAMES = 0.5  # share of the classes that must bear a name of the network's
 _ENOUGH_OUTPUTS = 500
 _KNOWN = 0.80
@@ -191,7 +190,8 @@ def spacing(X: Array, y: Array, classes: Sequence[str]) -> Spacing | None:
     radius2 = float(((F - means[at]) ** 2).sum()) / max(len(F) - len(labels), 1)
     if radius2 <= 0:
         return None
-    squared = ((means[:, None] - means) ** 2).sum(axis=2) - radius2 * (1 / counts[:, None] + 1 / counts)
+    squares = (means**2).sum(axis=1)
+    squared = squares[:, None] + squares - 2 * means @ means.T - radius2 * (1 / counts[:, None] + 1 / counts)
     distance = np.sqrt(np.maximum(squared, 0) / radius2)
     np.fill_diagonal(distance, np.inf)
     i, j = divmod(int(distance.argmin()), len(labels))

@@ -140,7 +140,7 @@ class Cut:
     why: str = ""
 
 
-def find_cut(operated: Operated, frozen: int, augment: str, n_views: int, n_pictures: int, room: int) -> Cut:
+def find_cut(operated: Operated, frozen: int, n_views: int, n_pictures: int, room: int) -> Cut:
     """Say whether the outputs of frozen stages can be kept.
 
     Parameters
@@ -149,8 +149,6 @@ def find_cut(operated: Operated, frozen: int, augment: str, n_views: int, n_pict
         The network.
     frozen : int
         Stages that are not trained.
-    augment : str
-        Named in the reason, where random crops forbid it.
     n_views, n_pictures : int
         How many outputs there would be; no views where no store can hold them.
     room : int

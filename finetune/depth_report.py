@@ -65,7 +65,7 @@ def print_search(console: "Console", search: "Search") -> None:
             f"{last.best.accuracy:.3f}",
             f"{last.best.loss:.3f}",
             duration(depth.seconds),
-            _outcome(search, depth),
+            _outcome(depth),
             style="" if depth.ties else "dim",
         )
     console.print(table)
@@ -163,7 +163,7 @@ def _draw_depth(axes: Any, search: "Search", depth: "Depth", place: int) -> None
     )
 
 
-def _outcome(search: "Search", depth: "Depth") -> str:
+def _outcome(depth: "Depth") -> str:
     if depth.p is None:
         return "chosen"
     told = "tie" if depth.ties else "worse"

@@ -26,10 +26,10 @@ class Logs:
 
     Parameters
     ----------
-    title : str
-        What stands above the picture.
     png, csv, tensorboard : str, optional
         Files for the picture and the table (``-`` is standard output), folder of events.
+    title : str
+        What stands above the picture; it may be set until the first epoch is added.
 
     Raises
     ------
@@ -38,7 +38,7 @@ class Logs:
     """
 
     def __init__(
-        self, title: str, png: str | None = None, csv: str | None = None, tensorboard: str | None = None
+        self, png: str | None = None, csv: str | None = None, tensorboard: str | None = None, title: str = ""
     ) -> None:
         self.title = title
         self.png = png

@@ -208,7 +208,7 @@ class Tuner:
         roster = self._roster()
         parts = divide(roster, on=self.on, keep=strategy.keep, hold_out=strategy.hold_out, seed=strategy.seed)
         weights = "random" if strategy.mode == "scratch" else self.weights
-        backbone, options = self._network
+        backbone, options = self.network
         operated = operate(backbone, weights, len(roster.classes), options, strategy.seed, partial=self.partial)
         pixels = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers, strategy.views)
         ready = Ready(strategy, roster, parts, operated, None, pixels, [*roster.notes, *operated.report])
@@ -223,8 +223,8 @@ class Tuner:
         """Say where the network is cut if `frozen` stages are not trained and activations may take `room` bytes."""
         if not self.cache:
             return Cut(frozen)
-        augment = self.strategy.augment
-        return find_cut(ready.operated, frozen, augment, len(self._views(augment)), len(ready.roster), room)
+        n_views = len(self._views(self.strategy.augment))
+        return find_cut(ready.operated, frozen, n_views, len(ready.roster), room)
 
     def keep(self, ready: Ready, cuts: Sequence[Cut]) -> tuple[dict[str, list[str]], int]:
         """Let the network, before training, run once up to all cuts; see `finetune.cached.extract_activations`.
@@ -310,7 +310,7 @@ class Tuner:
             self._store.unlink(missing_ok=True)
 
     @functools.cached_property
-    def _network(self) -> tuple[str, Options]:
+    def network(self) -> tuple[str, Options]:
         """The network's name and the preprocessing: a checkpoint's own, unless others were named."""
         asked = read_checkpoint(Path(self.weights)) if Path(self.weights).is_file() else None
         if asked is None:
@@ -372,7 +372,7 @@ class Tuner:
             raise TrainingError(f"--start is for --mode lp-ft: got {self.start.name} and {self.strategy.mode}")
         if self.strategy.mode == "scratch":
             return None
-        return shared_rows(self._network[0], self.weights, classes, self.init)
+        return shared_rows(self.network[0], self.weights, classes, self.init)
 
     @property
     def _store(self) -> Path:
@@ -386,7 +386,7 @@ class Tuner:
 
     def _extract(self, ready: Ready, layers: Sequence[str], views: tuple[str, ...]) -> tuple[dict[str, list[str]], int]:
         """Extract what the network, before training, gives at some layers."""
-        backbone, options = self._network
+        backbone, options = self.network
         shapes = ready.operated.found.shapes
         wanted = Wanted(
             backbone,

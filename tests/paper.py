@@ -18,11 +18,13 @@ REQUEST = {"backbone": "timm/test_resnet", "weights": {"random": 0}, "options": 
 _DIM = 12
 
 
-def make_store(folder: Path, classes: tuple[str, ...] = HOSTILE, per_class: int = 16) -> FeatureStore:
+def make_store(
+    folder: Path, classes: tuple[str, ...] = HOSTILE, per_class: int = 16, copied_as: int = 1
+) -> FeatureStore:
     """Draw pictures and publish features of them that tell the classes apart, for the most part.
 
     Of each class the last quarter is for test. Picture 0 of the first class bears the label of the second; the first
-    test picture of the second class is a copy of one of its training pictures.
+    test picture of the second class is a copy of one of its training pictures, with the label of class `copied_as`.
     """
     rng = np.random.default_rng(0)
     paths, targets, splits, vectors = [], [], [], []
@@ -35,6 +37,7 @@ def make_store(folder: Path, classes: tuple[str, ...] = HOSTILE, per_class: int 
             splits.append("test" if i >= per_class * 3 // 4 else "train")
             vectors.append(1.5 * (np.arange(_DIM) % len(classes) == k) + rng.normal(size=_DIM))
     copy = per_class + per_class * 3 // 4
+    targets[copy] = copied_as
     (folder / "pictures" / paths[copy]).write_bytes((folder / "pictures" / paths[per_class]).read_bytes())
     contents = [(folder / "pictures" / path).read_bytes() for path in paths]
     digests = np.array([hashlib.sha256(content).hexdigest() for content in contents], dtype="S64")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,8 @@ from extract.components import components_file
 from extract.export import export_head
 from extract.projection import load_pca
 from extract.thumbnails import thumbnail
+from verbs.pack import _command
+from verbs.parser import build_parser
 
 KINDS = ("lr", "mlp", "knn")
 PLAIN = ["--without", "models"]
@@ -119,6 +122,12 @@ def test_its_json_says_what_is_in_it_and_where_it_came_from(work):
     assert [head["name"] for head in info["heads"]] == list(KINDS)
     assert {head["how"] for head in info["heads"]} == {"as it was"}
     assert all("--without models" in head["no_model"] for head in info["heads"])
+
+
+def test_the_command_that_made_a_bundle_is_all_of_it():
+    asked = "pack f.h5 a.head -o b --weights x.pth --weights y.pth --dataset d e --pca 8 --thumbnails 5MB"
+    arguments = build_parser().parse_args(asked.split())
+    assert build_parser().parse_args(shlex.split(_command(arguments))[1:]) == arguments
 
 
 @pytest.mark.parametrize("name", ["plain", "pca"])
@@ -257,6 +266,20 @@ def test_the_store_may_be_packed_without_heads(work, tmp_path):
     assert sorted(held.views()) == ["others", "pictures"]
     assert [info.rows for info in held.features().values()] == [65]
     assert "holds no head: fit one with" in refused("eval", tmp_path / "b", tmp_path / "b", cwd=work)
+
+
+def test_a_test_split_without_labels_is_carried_and_not_measured(work, tmp_path):
+    rows = ["path,label,split"]
+    rows += [f"pictures/train/{label}/{i}.png,{label},train" for label in ("red", "green") for i in range(4)]
+    rows += [f"pictures/test/red/{i}.png,,test" for i in range(2)]
+    (work / "unlabelled.csv").write_text("\n".join(rows) + "\n")
+    store = tmp_path / "f.h5"
+    assert penult("extract", work / "unlabelled.csv", "-o", store, *TINY).returncode == 0
+    assert penult("fit", store, "--head", "centroid", "-o", tmp_path / "c.head").returncode == 0
+    done = penult("pack", store, tmp_path / "c.head", "-o", tmp_path / "b", *PLAIN)
+    assert done.returncode == 0, done.stderr
+    info = read_bundle(tmp_path / "b").info
+    assert (info["measured"], info["datasets"][0]["splits"]) == ([], {"test": 2, "train": 8})
 
 
 def test_a_folder_store_becomes_one_file_with_each_content_once(tmp_path, stage):

@@ -61,7 +61,12 @@ def test_help_names_every_verb_and_how_to_start():
         ["info"],
         ["info", "x", "--sheet", "s.jpg"],
         ["info", "x", "--per-class", "101"],
+        ["info", "x", "--per-class", "3"],
         ["info", "x", "--seed", "-1"],
+        ["fit", "f.h5", "--head", "lr", "-o", "x.head", "--seed", "-1"],
+        ["eval", "x.head", "f.h5", "--seed", "-1"],
+        ["verify", "f.h5", "--sample", "-1"],
+        ["export", "x.head", "-o", "m.onnx", "--split", "val"],
     ],
 )
 def test_wrong_usage_exits_2(arguments):

@@ -273,6 +273,13 @@ def test_values_of_ones_own_go_from_the_strongest_regularisation_to_the_weakest(
     assert {type(value) for value in ours} == {type(default[0])}
 
 
+def test_a_parameter_may_be_switched_off(folder, tmp_path):
+    asked = ("--head", "mlp", "--param", "early_stopping=false", "--param", "epochs=2", "--param", "hidden=4")
+    done = penult("fit", folder / "f.h5", *asked, "-o", tmp_path / "m.head")
+    assert done.returncode == 0, done.stderr
+    assert load_head(tmp_path / "m.head").head.get_params()["early_stopping"] is False
+
+
 def test_few_shots_take_several_features(folder, tmp_path):
     X, y = vectors(60)
     splits = np.array(["test" if i % 4 == 0 else "train" for i in range(60)])

@@ -1,7 +1,9 @@
 """The report as Python makes it: what is on the page, how large it is, what is said where something is missing."""
 
+import dataclasses
 import json
 import re
+import shlex
 import sys
 
 import numpy as np
@@ -15,9 +17,13 @@ from classify.artifact import load_head
 from classify.page.assemble import embedded_json, write_report
 from classify.page.feature_map import MAPS, draw_maps
 from classify.page.findings import Question
+from classify.page.origin import _extract
 from classify.page.thumbnails import encode, make_thumbnails
 from classify.probing import Original
 from data.relabel import Corrections
+from data.store import FeatureStore
+from extract.preprocess import expand_views
+from verbs.parser import build_parser
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +59,6 @@ def test_the_page_says_what_eval_and_audit_say(made):
 
 
 def folder_digests(folder):
-    from data.store import FeatureStore
-
     return FeatureStore(folder / "features.h5").load("train").digests.tolist()
 
 
@@ -141,8 +145,6 @@ def test_bad_input_gets_one_clear_sentence(made, tmp_path):
 
 def test_corrected_labels_are_what_the_page_shows(made):
     folder = made[0]
-    from data.store import FeatureStore
-
     view = FeatureStore(folder / "features.h5").view()
     wrong = {view.digests[0].decode(): HOSTILE[0], view.digests[7].decode(): "drop"}
     store = FeatureStore(folder / "features.h5", Corrections("c.csv", "00", wrong))
@@ -153,6 +155,47 @@ def test_corrected_labels_are_what_the_page_shows(made):
     assert found["classes"][labels["0/<b>00.png"]] == HOSTILE[0]
     assert labels.get("0/<b>07.png", -1) == -1
     assert found["origin"]["features"][0]["licence"] == "MIT"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--head", "lr", "--calibrate", "platt", "--rule", "one-se", "--grid", "0.0001", "10.0", "6", "--seed", "3"],
+        ["--head", "head2toe", "--param", "balance=0.0", "--param", "C=0.01", "--grid", "0.2", "1.0", "3"],
+        ["--head", "mlp", "--param", "early_stopping=False", "--param", "epochs=3", "--calibrate", "none"],
+    ],
+)
+def test_the_commands_of_a_page_fit_the_same_heads_again(made, tmp_path, options):
+    store = made[0] / "features.h5"
+    head = tmp_path / "a.head"
+    assert penult("fit", store, *options, "-o", head).returncode == 0
+    assert penult("report", store, head, "-o", tmp_path / "r.html", "--quick").returncode == 0
+    commands = findings_of((tmp_path / "r.html").read_text())["origin"]["commands"]
+    (again,) = (shlex.split(command) for command in commands if command.startswith("penult fit"))
+    first = head.read_bytes()
+    done = penult(*again[1:])
+    assert done.returncode == 0, done.stderr
+    assert head.read_bytes() == first
+
+
+def test_the_command_of_an_extraction_says_all_that_a_store_remembers(made):
+    store = FeatureStore(made[0] / "features.h5")
+    (info,) = store.features().values()
+    spec = dataclasses.replace(info.spec, view="mean(center,random:3:0,random:3:1)", projection="random:8:5")
+    request = {"backbone": "resnet18", "weights": {"named": "default"}, "options": {"fit": "shorter", "input_size": 64}}
+    info = dataclasses.replace(info, spec=spec, dtype="float16", requests=[{**request, "partial": {"seed": 2}}])
+    words = shlex.split(_extract(info, store.view(), "f.h5"))
+    arguments = build_parser().parse_args(words[1:])
+    assert (",".join(expand_views(arguments.view)), arguments.average) == ("center,random:3:0,random:3:1", True)
+    assert (arguments.fit, arguments.input_size) == ("crop", 64)
+    assert (arguments.projection, arguments.dtype) == ("random:8:5", "float16")
+    assert (arguments.partial, arguments.seed) == (True, 2)
+
+
+def test_the_command_that_made_a_page_is_all_of_it():
+    asked = "report f.h5 a.head -o r.html --split val --map tsne --quick --size 3GB --seed 4 --relabel c.csv"
+    arguments = build_parser().parse_args(asked.split())
+    assert build_parser().parse_args(shlex.split(verbs.report._command(arguments))[1:]) == arguments
 
 
 def test_maps_are_the_same_for_a_seed_and_one_far_picture_does_not_press_the_others_together():

@@ -73,6 +73,19 @@ def download(page, button):
         return waiting.value.suggested_filename, list(csv.DictReader(file))
 
 
+def lasso(page):
+    """Draw around nearly all points of the map."""
+    canvas = page.locator("#map canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98)]
+    page.mouse.move(box["x"] + corners[0][0] * box["width"], box["y"] + corners[0][1] * box["height"])
+    page.mouse.down()
+    for x, y in corners[1:]:
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
+    page.mouse.up()
+
+
 def test_names_of_classes_and_files_are_text(page):
     assert page.title() == "paper: report"
     assert page.locator("img[onerror]").count() == page.locator("b", has_text="bold").locator("b").count() == 0
@@ -174,16 +187,25 @@ def test_corrections_are_exported_and_fit_takes_them(page, report, tmp_path):
     assert not page.locator(".corrected").count()
 
 
+def test_copies_under_two_labels_take_either_of_them(browser, tmp_path):
+    store = make_store(tmp_path, ("ant", "bee", "cat"), per_class=8, copied_as=2)
+    done = penult("report", store.path, *make_heads(store, ("centroid",)), "-o", tmp_path / "r.html", "--quick")
+    assert done.returncode == 0, done.stderr
+    with open_page(browser.new_context(accept_downloads=True), tmp_path / "r.html") as (page, troubles):
+        lasso(page)
+        page.select_option("#selection [aria-label='label of all of these']", "cat")
+        _, rows = download(page, "#export")
+        digest = store.view().digests[8].decode()  # a bee, and in test a cat
+        assert [row["corrected"] for row in rows if row["digest"] == digest] == ["cat"]
+        page.click(".tray button:has-text('Clear')")
+        select = page.locator(f"#selection [data-digest='{digest}'] select").first
+        select.focus()
+        assert select.locator("option").all_text_contents()[2:] == ["ant", "bee", "cat"]
+        assert not troubles
+
+
 def test_a_lasso_lists_what_it_holds_and_exports_it(page):
-    canvas = page.locator("#map canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    corners = [(0.02, 0.02), (0.98, 0.02), (0.98, 0.98), (0.02, 0.98)]
-    page.mouse.move(box["x"] + corners[0][0] * box["width"], box["y"] + corners[0][1] * box["height"])
-    page.mouse.down()
-    for x, y in corners[1:]:
-        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
-    page.mouse.up()
+    lasso(page)
     heading = page.locator("#selection h3").inner_text()
     name, rows = download(page, "#export-selection")
     assert name == "selection.csv"

@@ -16,6 +16,7 @@ from conftest import ROOT, TINY, age, draw, penult
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import finetune.logs
 from classify.artifact import load_head
 from data.errors import TrainingError
 from data.images import open_images
@@ -533,6 +534,17 @@ def test_logs_hold_every_epoch(pictures, tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["number"] for row in rows] == ["1", "2"]
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_picture_names_the_network_of_a_checkpoint(pictures, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    penult("finetune", pictures, "-o", tmp_path / "n.ckpt", *FAST)
+    titles = []
+    monkeypatch.setattr(finetune.logs, "draw_epochs", lambda path, epochs, title: titles.append(title))
+    more = ("--mode", "head", "--epochs", "1", "--png", tmp_path / "c.png")
+    done = penult("finetune", pictures, "-o", tmp_path / "m.ckpt", "--weights", tmp_path / "n.ckpt", *more)
+    assert done.returncode == 0, done.stderr
+    assert titles[-1] == f"timm/test_resnet, head, on {pictures.name}"
 
 
 def test_a_checkpoint_is_no_pickle_and_says_what_it_is(store, tmp_path):

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import DATASET, Adder, Result, wrong_usage
+from verbs.arguments import DATASET, Adder, Result, natural, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ def add_arguments(add: Adder) -> None:
     add("store", metavar="STORE", help="a store; a bundle, alone, with its own heads")
     add("--split", help="what to measure on (default: test, or val where there is no test)")
     add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them")
-    add("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    add("--seed", type=natural, default=0, help="of the bootstrap (default: %(default)s)")
     add("--dataset", metavar="NAME", help=DATASET)
     # fmt: on
 

@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             wrong_usage("export", "--int8 costs accuracy, which is measured on pictures: name --store STORE")
         if arguments.int8 and Path(arguments.output).suffix != ".onnx":
             wrong_usage("export", "--int8 is for ONNX Runtime: end -o in .onnx")
+        if (arguments.split or arguments.dataset) and not arguments.measured:
+            wrong_usage("export", "--split and --dataset say what a model is compared on: name its --store STORE too")
         return run_model(arguments, console)
     from data.export import export_table, print_export, refuse_head
     from data.table import choose_table

@@ -77,8 +77,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     network = network_to_tune(arguments)
-    title = f"{network[0]}, {arguments.mode}, on {Path(arguments.images).name}"
-    logs = Logs(title, arguments.png, arguments.csv, arguments.tensorboard)
+    logs = Logs(arguments.png, arguments.csv, arguments.tensorboard)
 
     def told(epoch: Epoch) -> None:
         first = not logs.epochs
@@ -108,6 +107,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             on_resume=resumed,
             on_note=lambda note: print_note(console, note),
         )
+        logs.title = f"{tuner.network[0]}, {arguments.mode}, on {Path(arguments.images).name}"
         try:
             tuning = tuner.run()
         except KeyboardInterrupt:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbs.arguments import DATASET, HEADS, TUNE, Adder, Result, png_file, positive, size_in_bytes, wrong_usage
+from verbs.arguments import DATASET, HEADS, TUNE, Adder, Result, natural, png_file, positive, size_in_bytes, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def add_arguments(add: Adder) -> None:
     add("--augment", action="store_true", help="train on every stored view of the pictures; measure on the centre")
     add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them: by content, so that copies "
         "move together; the store is not changed")
-    add("--seed", type=int, default=0, help="of the folds and of the head (default: %(default)s)")
+    add("--seed", type=natural, default=0, help="of the folds and of the head (default: %(default)s)")
     add("--dataset", metavar="NAME", help=DATASET)
     add("--features", action="extend", nargs="+", metavar="NAME", help="network, layer, NETWORK/LAYER or fingerprint, "
         "where the store has several; several are put side by side; all-stages is every layer of one network")
@@ -189,5 +189,5 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
             numbers = [int(t) if t.lstrip("-").isdigit() and name != "C" else float(t) for t in text.split(",")]
             values[name] = numbers if "," in text else numbers[0]
         except ValueError:
-            values[name] = text
+            values[name] = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     return values

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import Adder, Result, natural, png_file, positive
+from verbs.arguments import Adder, Result, natural, png_file, positive, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from data.bundle_report import print_bundle
     from data.report import describe_store, is_store, print_info
 
+    if arguments.per_class and not arguments.sheet:
+        wrong_usage("info", "--per-class is of a contact sheet: name its --sheet FILE.png too")
     path = Path(arguments.source)
     if not is_store(path):
         return _info_of_pictures(arguments, console)

@@ -139,7 +139,7 @@ def _print_export(console: "Console", done: "Export", cost: "Cost | None") -> No
 
 def _print_cost(console: "Console", cost: "Cost", method: str, split: str) -> dict[str, Any]:
     """Print what 8 bits cost, and return it."""
-    from classify.statistics import mcnemar_exact, wilson_interval
+    from classify.statistics import ALPHA, mcnemar_exact, wilson_interval
     from data.terminal import milliseconds, size
 
     result: dict[str, Any] = {"method": method, "split": split, "n": len(cost.int8.right)}
@@ -164,7 +164,7 @@ def _print_cost(console: "Console", cost: "Cost", method: str, split: str) -> di
         f"  right or wrong differently: {changed} pictures (McNemar p = {result['p_value']:.3g}); "
         f"largest difference of a probability {cost.difference:.2f}"
     )
-    if result["p_value"] < 0.05 and cost.int8.right.sum() < cost.float32.right.sum():
+    if result["p_value"] < ALPHA and cost.int8.right.sum() < cost.float32.right.sum():
         console.print(
             f"note: with {method} 8 bits it is worse, beyond chance: look at the accuracies before you use it"
         )

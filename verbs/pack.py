@@ -73,9 +73,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
 def _command(arguments: argparse.Namespace) -> str:
     """Return the command as one would type it."""
     words = ["penult", "pack", arguments.store, *arguments.heads, "-o", arguments.output]
-    for option in ("features", "dataset", "without", "weights"):
+    for option in ("features", "dataset", "without"):
         values = getattr(arguments, option)
         words += [f"--{option}", *values] if values else []
+    for file in arguments.weights:
+        words += ["--weights", file]
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--pca", str(arguments.pca)] if arguments.pca else []
     words += ["--thumbnails", f"{arguments.thumbnails / 1e6:g}MB"] if arguments.thumbnails != _ROOM else []

@@ -122,7 +122,9 @@ def _measure(
         display.count("fits")
         display.remark("measuring")
         found = compare_ways(FeatureStore(store), sample.name, tried, arguments.seed, display.update)
-    return job, found, [*notes, *job.notes, *[f"{len(job.skipped)} pictures cannot be read"][: len(job.skipped)]]
+    n = len(job.skipped)
+    unread = [f"{n} {'picture' if n == 1 else 'pictures'} cannot be read"] if n else []
+    return job, found, [*notes, *job.notes, *unread]
 
 
 def _sample(

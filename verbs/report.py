@@ -154,6 +154,7 @@ def _command(arguments: argparse.Namespace) -> str:
         words += [f"--{name}", getattr(arguments, name)] if getattr(arguments, name) else []
     words += ["--map", *arguments.maps] if arguments.maps != ["pca"] else []
     words += ["--quick"] if arguments.quick else []
+    words += ["--size", f"{arguments.size / 1e3:.0f}kB"] if arguments.size else []
     words += ["--seed", str(arguments.seed)] if arguments.seed else []
     return shlex.join(words)
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbs.arguments import MOVED, Adder, Result, add_device
+from verbs.arguments import MOVED, Adder, Result, add_device, natural
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,11 +18,11 @@ def add_arguments(add: Adder) -> None:
     """Name the arguments of `verify`."""
     # fmt: off
     add("store", metavar="STORE", help="a store or bundle")
-    add("--sample", type=int, metavar="N", help="pictures of each network to extract again (default: 8 where torch is "
-        "installed)")
+    add("--sample", type=natural, metavar="N", help="pictures of each network to extract again (default: 8 where torch "
+        "is installed)")
     add("--weights", default="", metavar="FILE", help=MOVED)
     add_device(add)
-    add("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    add("--seed", type=natural, default=0, help="of the sample (default: %(default)s)")
     # fmt: on
 
 

@@ -3,6 +3,8 @@
 const DROP = F.choices.drop;
 const KEY = `corrections of ${F.title} ${F.pictures.digest.length} ${F.pictures.digest[0] || ""}`;
 const corrections = new Map(restored());
+const labelsOf = new Map(); // of all pictures with one content
+P.digest.forEach((digest, picture) => labelsOf.set(digest, (labelsOf.get(digest) ?? new Set()).add(P.label[picture])));
 const pictureOf = new Map(P.digest.map((digest, picture) => [digest, picture]).toReversed());
 
 function restored() {
@@ -14,10 +16,13 @@ function restored() {
   }
 }
 
-// Set or take back the correction of a picture, and with it of all its copies.
+const ofTwoLabels = (digest) => labelsOf.get(digest).size > 1;
+
+// Set or take back the correction of a picture, and with it of all its copies; where these bear two labels, its own is
+// a correction too.
 function correct(picture, name) {
   const digest = P.digest[picture];
-  if (name === null || name === nameOf(P.label[picture])) corrections.delete(digest);
+  if (name === null || (name === nameOf(P.label[picture]) && !ofTwoLabels(digest))) corrections.delete(digest);
   else corrections.set(digest, name);
   keep(KEY, corrections.size ? JSON.stringify([...corrections]) : null);
   showCorrections(digest);
@@ -42,7 +47,7 @@ function labelChoice(picture) {
     if (select.options.length > 1 && select.dataset.complete) return;
     const value = select.value;
     select.replaceChildren(option("", select.dataset.kept), option(DROP, "drop this picture"));
-    for (const i of F.choices.classes) if (i !== P.label[picture]) select.append(option(F.classes[i], F.classes[i]));
+    for (const i of F.choices.classes) if (i !== P.label[picture] || ofTwoLabels(digest)) select.append(option(F.classes[i], F.classes[i]));
     select.value = value;
     select.dataset.complete = "yes";
   };

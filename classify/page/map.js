@@ -50,7 +50,8 @@ function makeMap() {
     const said = answerOf(picture);
     if (!said) return -1;
     if (view.by === "answer") return said.right ? 0 : 1;
-    return Math.min(Math.floor((said.confidence - 1 / K) / (1 - 1 / K) / 0.2), 4);
+    const level = Math.floor((said.confidence - 1 / K) / (1 - 1 / K) / 0.2);
+    return Math.min(Math.max(level, 0), 4); // a confidence of 1 / K, rounded, may be less than that
   }
 
   function colourOfGroup(group) {

@@ -7,12 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from classify.artifact import TrainedHead
+from classify.carried import calibration_of, chosen_freely, rule_of, same
 from classify.heads import GIVEN, HEADS
 from data import VERSION
 from data.spec import FeatureSpec
 from data.store import FeatureInfo, FeatureStore
 from data.views import View
 
+_FITS = {"shorter": "crop"}  # as a spec calls it -> as `--fit` does, where these differ
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "h5py", "pillow")
 
 
@@ -99,21 +101,26 @@ def _extract(info: FeatureInfo, view: View, store: str) -> str:
     """Return the command that computed features, as far as the store remembers it."""
     asked, spec = info.requests[0], info.spec
     words = ["penult", "extract", view.root, "-o", store, "--backbone", str(asked.get("backbone", spec.backbone))]
-    weights = asked.get("weights", {})
+    weights, partial = asked.get("weights", {}), asked.get("partial")
     if "random" in weights:
         words += ["--weights", "random", "--seed", str(weights["random"])]
     elif "sha256" in weights:
         words += ["--weights", next((r["weights_file"] for r in info.provenance if r.get("weights_file")), "FILE")]
     elif weights.get("named", "default") != "default":
         words += ["--weights", str(weights["named"])]
+    words += ["--partial"] if partial else []
+    words += ["--seed", str(partial["seed"])] if partial and partial.get("seed") else []
     for key in ("layer", "pooling"):
         words += [f"--{key}", str(asked[key])] if asked.get(key) else []
     for key, value in asked.get("options", {}).items():
         values = value if isinstance(value, list) else [value]
-        words += [f"--{key.replace('_', '-')}", *map(str, values)]
-    words += ["--view", spec.view] if spec.view != "center" else []
+        words += [f"--{key.replace('_', '-')}", *(_FITS.get(str(v), str(v)) for v in values)]
+    words += ["--view", *_views(spec.view)] if spec.view != "center" else []
+    words += ["--average"] if spec.view.startswith("mean(") else []
     words += ["--normalize"] if spec.normalize else []
-    words += ["--projection", ":".join(spec.projection.split(":")[:2])] if spec.projection else []
+    kind = spec.projection.split(":")
+    words += ["--projection", ":".join(kind[:2] if kind[0] == "pca" else kind)] if spec.projection else []
+    words += ["--dtype", info.dtype] if info.dtype != "float32" else []
     rule = view.split_rule or {}
     for key, option in (
         ("test_fraction", "--test-fraction"),
@@ -124,6 +131,19 @@ def _extract(info: FeatureInfo, view: View, store: str) -> str:
     return shlex.join(words)
 
 
+def _views(view: str) -> list[str]:
+    """Return what a spec's view is, or is the mean of, as `--view` takes it: of random ones how many, and the seed."""
+    words: list[str] = []
+    most: dict[str, int] = {}
+    for name in view.removeprefix("mean(").removesuffix(")").split(","):
+        kind, *numbers = name.split(":")
+        if kind == "random":
+            most[numbers[0]] = max(most.get(numbers[0], 0), int(numbers[1]) + 1)
+        else:
+            words.append(name)
+    return [*words, *(f"random:{count}:{seed}" for seed, count in most.items())]
+
+
 def _fit(head: TrainedHead, store: str) -> str:
     """Return the command that fitted a head, as far as the head remembers it."""
     info, trained, chosen = head.info, head.info["trained_on"], head.info["selection"]
@@ -131,12 +151,26 @@ def _fit(head: TrainedHead, store: str) -> str:
     words += ["--features", *(spec.fingerprint[:12] for spec in head.specs)]
     words += ["--split", trained["split"]] if trained["split"] != "train" else []
     words += ["--tune", chosen["tuned_on"]] if chosen["tuned_on"] != "cv" else []
-    if len(chosen["candidates"]) == 1:  # nothing was chosen: what the class would choose was set
-        fixed = {key: info["params"][key] for key in HEADS[head.kind].grid if key in info["params"]}
-        for key, value in fixed.items():
-            words += ["--param", f"{key}={','.join(map(str, value)) if isinstance(value, list) else value}"]
+    words += _tried(head)
+    words += ["--rule", rule] if (rule := rule_of(head)) != "best" else []
+    words += ["--calibrate", way] if (way := calibration_of(head)) != "temperature" else []
     words += ["--class-weight", info["params"]["class_weight"]] if info["params"].get("class_weight") else []
     words += ["--augment"] if trained["views"] > 1 else []
     words += ["--seed", str(chosen["seed"])] if chosen["seed"] else []
     words += ["--relabel", "corrections.csv"] if trained.get("corrections") else []
     return shlex.join(words)
+
+
+def _tried(head: TrainedHead) -> list[str]:
+    """Return the options that say what was tried of a head's parameters, and what was set."""
+    kind, params = HEADS[head.kind], head.info["params"]
+    free, defaults = chosen_freely(head), kind().get_params()
+    words: list[str] = []
+    for name, values in free.items():
+        if len(free) == 1 and sorted(values) != sorted(kind.grid[name]):
+            words += ["--grid", str(min(values)), str(max(values)), str(len(values))]
+    for name, value in params.items():
+        # nothing was chosen, and so the value that the class would choose was set
+        if name not in (*GIVEN, *free) and (name in kind.grid or not same(value, defaults[name])):
+            words += ["--param", f"{name}={','.join(map(str, value)) if isinstance(value, list) else value}"]
+    return words

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.artifact import TrainedHead
+from classify.carried import same
 from classify.evaluate import SCORE_TITLES, Measured, Pair, Scores
 from classify.extrapolate import Extrapolation
 from classify.head import Floats
@@ -97,7 +98,7 @@ def path_table(head: TrainedHead) -> dict[str, Any] | None:
         return None
     along = [key for key in candidates[0]["params"] if len({str(c["params"][key]) for c in candidates}) > 1]
     params = head.info["params"]
-    chosen = [i for i, c in enumerate(candidates) if all(_same(params.get(k), v) for k, v in c["params"].items())]
+    chosen = [i for i, c in enumerate(candidates) if all(same(params.get(k), v) for k, v in c["params"].items())]
     return {
         "along": along,
         "chosen": chosen[0] if chosen else None,
@@ -113,10 +114,6 @@ def path_table(head: TrainedHead) -> dict[str, Any] | None:
             for c in candidates
         ],
     }
-
-
-def _same(a: Any, b: Any) -> bool:
-    return bool(a == b or str(a) == str(b))
 
 
 def pair_table(pair: Pair, names: dict[str, str]) -> dict[str, Any]:
