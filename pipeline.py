@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     from data.errors import PenultError
 
     try:
+        from data.results import refuse_other_file
+
+        for option in ("json", "csv"):
+            refuse_other_file(getattr(arguments, option, None), option)
         if arguments.json not in (None, "-"):
             Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
         result, code = arguments.run(arguments, _console(arguments))
@@ -41,10 +45,7 @@ def main(argv: list[str] | None = None) -> int:
             write_json(arguments.json, result)
         return int(code)
     except KeyboardInterrupt as error:
-        print(
-            f"\npenult: {str(error) or 'interrupted: what was done is kept, run the same command again'}",
-            file=sys.stderr,
-        )
+        print(f"\npenult: {str(error) or 'interrupted: run the same command again'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `penult info STORE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
