@@ -5,6 +5,7 @@ Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
     except OSError as error:
-        message = f"{error.filename}: {error.strerror.lower()}" if error.strerror and error.filename else str(error)
+        # a file is written under another name first, which nobody has asked for
+        path = re.sub(r"\.[0-9a-f-]+\.writing$", "", os.fsdecode(error.filename or ""))
+        message = f"{path}: {error.strerror.lower()}" if error.strerror and path else str(error)
         if arguments.debug:
             raise
     except Exception as error:

@@ -479,6 +479,13 @@ def test_results_never_replace_something_else(work, tmp_path, arguments, said):
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write into")
+def test_a_folder_that_cannot_be_written_into_is_named_with_the_file_that_was_asked_for(work):
+    done = penult("fit", "f.h5", "--head", "ridge", "-o", "/proc/x.head", cwd=work)
+    assert done.returncode == 1
+    assert done.stderr.startswith("penult: error: /proc/x.head: ")
+
+
 def test_results_replace_results(work, tmp_path):
     (tmp_path / "empty.json").touch()
     for target in ("info.json", "info.json", "empty.json", "/dev/null"):
