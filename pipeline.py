@@ -5,6 +5,7 @@ Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and
 
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     from data.errors import PenultError
 
     try:
+        from data.results import refuse_other_file
+
+        for option in ("json", "csv"):
+            refuse_other_file(getattr(arguments, option, None), option)
         if arguments.json not in (None, "-"):
             Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
         result, code = arguments.run(arguments, _console(arguments))
@@ -41,10 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             write_json(arguments.json, result)
         return int(code)
     except KeyboardInterrupt as error:
-        print(
-            f"\npenult: {str(error) or 'interrupted: what was done is kept, run the same command again'}",
-            file=sys.stderr,
-        )
+        print(f"\npenult: {str(error) or 'interrupted: run the same command again'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `penult info STORE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
     except OSError as error:
-        message = f"{error.filename}: {error.strerror.lower()}" if error.strerror and error.filename else str(error)
+        # a file is written under another name first, which nobody has asked for
+        path = re.sub(r"\.[0-9a-f-]+\.writing$", "", os.fsdecode(error.filename or ""))
+        message = f"{path}: {error.strerror.lower()}" if error.strerror and path else str(error)
         if arguments.debug:
             raise
     except Exception as error:

@@ -77,9 +77,10 @@ def _minutes(bounds: tuple[float, float]) -> str:
         return "less than a minute"
     if high > 120:
         return f"{low / 60:.1f} to {high / 60:.1f} hours"
+    most = f"{high:.0f} minute{'s' if round(high) > 1 else ''}"
     if round(low) == round(high):
-        return f"about {high:.0f} minute{'s' if round(high) > 1 else ''}"
-    return f"{low:.0f} to {high:.0f} minutes" if low >= 1 else f"up to {high:.0f} minutes"
+        return f"about {most}"
+    return f"{low:.0f} to {most}" if low >= 1 else f"up to {most}"
 
 
 def _heading(console: Console, text: str) -> None:

@@ -323,6 +323,8 @@ def load_head(path: Path) -> TrainedHead:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         if is_store(path):
             raise HeadError(f"{path} is a feature store, not a head: name the heads first, then the store") from None
+        if Path(path).suffix == ".onnx":
+            raise HeadError(f"{path} is an exported model, for `predict` alone: name the head it was made of") from None
         raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
 
 

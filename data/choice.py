@@ -170,4 +170,7 @@ def _views_of(groups: Groups, spec: FeatureSpec, covers: Covers) -> dict[str, st
 
 
 def _held(groups: Groups, fingerprints: Sequence[str] | Groups) -> str:
-    return "; ".join(f"{groups[fp][0].spec.title} ({fp[:12]})" for fp in fingerprints) or "none"
+    specs = {fp: groups[fp][0].spec for fp in fingerprints}
+    titles = [spec.title for spec in specs.values()]
+    sizes = {fp: " at {}x{}".format(*spec.crop) if titles.count(spec.title) > 1 else "" for fp, spec in specs.items()}
+    return "; ".join(f"{spec.title}{sizes[fp]} ({fp[:12]})" for fp, spec in specs.items()) or "none"

@@ -45,6 +45,10 @@ class BundleError(PenultError, ValueError):
     """A bundle that cannot be made, read or written to, or is not what was packed."""
 
 
+class OutputError(PenultError, ValueError):
+    """Results that would replace a file of another kind."""
+
+
 class StagingError(PenultError, OSError):
     """An address for staged blocks that cannot be written or read."""
 

@@ -350,8 +350,14 @@ class FeatureStore(Shown):
     def _open(self) -> Iterator[list[Part]]:
         if not self.exists():
             waiting = len(staged_blocks(self.path))
+            folder = self.path.is_dir()
+            if folder and not waiting:
+                raise MissingFile(
+                    f"{self.path} is a folder that holds no store: if it holds pictures, run `extract {self.path} -o "
+                    "features.h5` and name that"
+                )
             raise MissingFile(
-                f"{self.path} {'is a folder that holds no store' if self.path.is_dir() else 'does not exist'}"
+                f"{self.path} {'is a folder that holds no store' if folder else 'does not exist'}"
                 + (f", but {waiting} blocks of an unfinished extraction wait beside it" if waiting else "")
                 + f": run `extract IMAGES -o {self.path}`"
                 + (" again to finish it" if waiting else " to make it")

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_wrong_usage_exits_2(arguments):
         (["info", "f.h5", "--quick"], "f.h5 is a store, and --quick is for pictures"),
         (["info", "pictures", "--sheet", "pictures/s.png"], "would be one of the pictures of pictures: name a file"),
         (["verify", "no.h5"], "no.h5 does not exist"),
-        (["verify", "pictures"], "pictures is a folder that holds no store: run `extract IMAGES -o pictures`"),
+        (["verify", "pictures"], "a folder that holds no store: if it holds pictures, run `extract pictures -o "),
         (["compare", "f.h5", "--save", "f.h5"], "f.h5 is a file, and heads go into a folder: name another with --save"),
         (["eval", "pictures", "f.h5"], "pictures is a folder: name a head's file"),
     ],
@@ -457,6 +458,47 @@ def test_wrong_usage_says_what_was_meant_in_two_lines(arguments, said):
 def test_the_folder_of_json_is_made_like_any_other(work, tmp_path):
     assert penult("info", "f.h5", "--json", tmp_path / "new/folder/info.json", cwd=work).returncode == 0
     assert json.loads((tmp_path / "new/folder/info.json").read_text())["path"] == "f.h5"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        # --json taken for a switch
+        (["eval", "--json", "lr.head", "b.head", "f.h5"], "--json takes the file to write, and lr.head exists"),
+        (["info", "f.h5", "--json", "f.h5"], "f.h5 exists and is no JSON: name another"),
+        (["info", "f.h5", "--json", "notes.txt"], "notes.txt exists and is no JSON"),
+        (["info", "f.h5", "--json", "folder"], "that is a folder: name a file, such as folder/results.json"),
+        (["predict", "lr.head", "pictures", "--csv", "lr.head"], "--csv takes the file to write, and lr.head exists"),
+        (["audit", "f.h5", "--csv", "f.h5"], "f.h5 exists and is no CSV"),
+    ],
+)  # fmt: skip
+def test_results_never_replace_something_else(work, tmp_path, arguments, said):
+    for name in ("f.h5", "lr.head"):
+        shutil.copy(work / name, tmp_path / name)
+    shutil.copy(work / "lr.head", tmp_path / "b.head")
+    (tmp_path / "notes.txt").write_text("not to be lost")
+    (tmp_path / "folder").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    done = penult(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write into")
+def test_a_folder_that_cannot_be_written_into_is_named_with_the_file_that_was_asked_for(work):
+    done = penult("fit", "f.h5", "--head", "ridge", "-o", "/proc/x.head", cwd=work)
+    assert done.returncode == 1
+    assert done.stderr.startswith("penult: error: /proc/x.head: ")
+
+
+def test_results_replace_results(work, tmp_path):
+    (tmp_path / "empty.json").touch()
+    for target in ("info.json", "info.json", "empty.json", "/dev/null"):
+        assert penult("info", work / "f.h5", "--json", target, cwd=tmp_path).returncode == 0
+    for _ in range(2):
+        done = penult("predict", work / "lr.head", work / "pictures", "--csv", "p.csv", cwd=tmp_path)
+        assert done.returncode == 0
 
 
 def test_a_head_never_replaces_something_else(work, tmp_path):

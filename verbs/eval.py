@@ -34,13 +34,13 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.report import print_evaluation
     from data.bundle import named_heads
     from data.relabel import read_corrections
+    from data.report import is_store
     from data.store import FeatureStore
 
     files = named_heads(arguments.heads, Path(arguments.store))
     if not files:
-        wrong_usage(
-            "eval", f"name heads and the store to measure them on, as in `penult eval lr.head {arguments.store}`"
-        )
+        store = arguments.store if is_store(Path(arguments.store)) else "features.h5"
+        wrong_usage("eval", f"name heads and the store to measure them on, as in `penult eval lr.head {store}`")
     heads = [load_head(path) for path in files]
     store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
     extract_of_checkpoints(heads, store, arguments, console)
