@@ -96,7 +96,7 @@ def conclusions(search: "Search") -> list[str]:
         cheapest = min([chosen, *ties], key=lambda depth: depth.candidate.macs)
         if cheapest is not chosen:
             lines[-1] += f"; of all these freeze {cheapest.candidate.frozen} trains least"
-    else:
+    elif pairs:  # the others may all have diverged
         lines.append(f"it is better than every other depth ({test})")
     low, high = search.interval
     lines.append(

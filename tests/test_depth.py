@@ -1,5 +1,6 @@
 """The search for the best freeze depth: what is compared with what, and that nothing is lost or peeked at."""
 
+import dataclasses
 import itertools
 import json
 
@@ -251,6 +252,7 @@ def test_what_cannot_be_told_from_the_chosen_depth_is_named(whole):
     names = ", ".join(str(depth.candidate.frozen) for depth in others if depth.ties)
     assert f"these {len(found.parts.choose)} pictures cannot tell it from freeze {names} " in told
     assert "on 12 pictures of test" in told
+    assert "every other depth" not in " ".join(conclusions(dataclasses.replace(found, depths=[found.chosen])))
 
 
 def test_impossible_searches_are_refused(ready, folder, store, tmp_path):
