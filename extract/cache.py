@@ -28,10 +28,11 @@ from data.reading import locate
 from data.staging import publish_lock
 from data.store import FeatureInfo, FeatureStore
 from data.views import View
-from extract.backbones import ALL_STAGES, Output, open_backbone
+from extract.backbones import open_backbone
 from extract.embed import embed_all
 from extract.extractor import Extractor
 from extract.networks import Floats, Setup
+from extract.options import ALL_STAGES, Output
 from extract.reader import settled
 from extract.results import Progress
 from extract.target import remembered

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from data.errors import SpecError, WeightsError
 from data.spec import FeatureSpec
 from data.views import View
-from extract.backbones import Options
 from extract.listed import extract_listed
 from extract.networks import Setup
+from extract.options import Options
 from extract.results import Progress
 from extract.wanted import Wanted
 

@@ -13,11 +13,12 @@ from data.errors import ProjectionError, WeightsError
 from data.images import Pictures
 from data.spec import FeatureSpec, Source, refuse_other
 from data.views import Skipped
-from extract.backbones import Backbone, Output
+from extract.backbones import Backbone
 from extract.decode import Pixels
 from extract.flow import BATCH_ON_CPU, Batch, available_cores, decoding, flow, share_cores
 from extract.networks import Feature, Floats, Network, Setup
 from extract.onnx import OnnxEngine, is_known
+from extract.options import Output
 from extract.reader import Picture
 from extract.wanted import Wanted, wanted_of
 

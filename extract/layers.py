@@ -14,7 +14,7 @@ from torch import nn
 
 from data.errors import BackboneError
 from data.spec import FeatureSpec
-from extract.backbones import ALL_STAGES, PENULTIMATE, Output
+from extract.options import ALL_STAGES, PENULTIMATE, Output
 from extract.pooling import Layout, Pool, choose_pooling, layout_of
 from extract.stages import stages_of
 from extract.tracing import TRIAL, Cut, Survey, survey

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from data.errors import PenultError
 from data.spec import Source
-from extract.backbones import PENULTIMATE
 from extract.checkpoints import read_checkpoint
 from extract.embed import reopen_all
+from extract.options import PENULTIMATE
 from extract.zoo import (
     build_network,
     find_state,

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torchvision.models.feature_extraction import NodePathTracer
 
 from data.errors import BackboneError, first_line
-from extract.backbones import PENULTIMATE
+from extract.options import PENULTIMATE
 from extract.pooling import Pool, Shape
 
 # Pictures in the trial run that finds the shapes: two, so that a layer without one row a picture shows itself.

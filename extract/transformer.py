@@ -13,9 +13,10 @@ from sklearn.exceptions import NotFittedError
 from data.errors import ImageSetError, MissingFile, ProjectionError
 from data.listing import is_address
 from data.terminal import ProgressDisplay, printable
-from extract.backbones import ALL_STAGES, DEFAULT_BACKBONE, Options
+from extract.backbones import DEFAULT_BACKBONE
 from extract.cache import Answer, Cache, MemoryCache, StoreCache, absent, stages
 from extract.networks import Floats, Setup
+from extract.options import ALL_STAGES, Options
 from extract.preprocess import expand_views
 from extract.wanted import Wanted
 
@@ -53,9 +54,9 @@ class PenultFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     projection : str
         ``random:DIM``, ``random:DIM:SEED`` or a file of components.
     input_size, resize, interpolation, mean, std, color, decoder
-        As for `extract.backbones.Options`; None for the network's own.
+        As for `extract.options.Options`; None for the network's own.
     fitting : str, optional
-        `fit` of `extract.backbones.Options`, which here is a method.
+        `fit` of `extract.options.Options`, which here is a method.
     partial : bool
         Take from a weights file what fits.
     seed : int

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from data.errors import ProjectionError
-from extract.backbones import ALL_STAGES, DEFAULT_BACKBONE, Backbone, Options, Output, open_backbone, request
+from extract.backbones import DEFAULT_BACKBONE, Backbone, open_backbone, request
 from extract.networks import Feature, Floats, Projector
+from extract.options import ALL_STAGES, Options, Output
 from extract.preprocess import single_views
 from extract.projection import Pca, load_pca, parse_projection, random_projection
 
@@ -26,7 +27,7 @@ class Wanted:
     layers : tuple of str
         ``penultimate``, names of nodes, or ``all-stages``.
     pooling : str
-        As for `extract.backbones.Output`.
+        As for `extract.options.Output`.
     views : tuple of str
         Single views, as `extract.preprocess.expand_views` gives them.
     average : bool

@@ -9,10 +9,10 @@ from data.errors import BackboneError, EngineError, SpecError, first_line
 from data.images import ImageSet
 from data.spec import FeatureSpec
 from data.store import FeatureStore
-from extract.backbones import FITS, Options
 from extract.extractor import Extractor
 from extract.flow import available_cores
 from extract.networks import Setup
+from extract.options import FITS, Options
 from extract.results import Extraction
 from extract.wanted import Wanted
 
@@ -33,7 +33,7 @@ class Way:
     name : str
         To what: ``squash``, ``160 px``, ...
     changes : dict of str to value
-        Of `extract.backbones.Options`.
+        Of `extract.options.Options`.
     flags : str
         The same as options of `extract`.
     """

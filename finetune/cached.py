@@ -19,10 +19,10 @@ from data.images import ImageSet
 from data.splits import SplitRule
 from data.store import FeatureStore
 from data.views import View
-from extract.backbones import PENULTIMATE
 from extract.extractor import Extractor
 from extract.listed import extract_listed
 from extract.networks import Setup
+from extract.options import PENULTIMATE
 from extract.results import Progress
 from extract.wanted import Wanted
 from finetune.pictures import Roster, Rows, mirrored, turn

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from data.errors import TrainingError
-from extract.backbones import PENULTIMATE
+from extract.options import PENULTIMATE
 from finetune.cached import CACHE_LIMIT, Cut
 from finetune.costs import BACKWARD, macs_behind
 from finetune.surgery import Operated, depths_of

@@ -8,9 +8,9 @@ from typing import Any
 
 from data.spec import FeatureSpec, Source
 from data.store import FeatureStore, Samples
-from extract.backbones import ALL_STAGES, PENULTIMATE
 from extract.listed import extract_listed
 from extract.networks import Setup
+from extract.options import ALL_STAGES, PENULTIMATE
 from extract.results import Progress
 from extract.wanted import Wanted, wanted_of
 from finetune.results import Array, Tuning

@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from data.errors import BackboneError
 from data.spec import FeatureSpec
-from extract.backbones import PENULTIMATE, Options, open_headless, refuse_little
+from extract.backbones import open_headless, refuse_little
 from extract.layers import HOW_TO_LIST
+from extract.options import PENULTIMATE, Options
 from extract.pooling import Shape
 from extract.stages import stages_of
 from extract.tracing import UNTRACEABLE, Survey, survey, trace

@@ -17,9 +17,10 @@ from data.images import ImageSet
 from data.spec import FeatureSpec
 from data.splits import SplitRule
 from data.store import FeatureStore, Samples
-from extract.backbones import DEFAULT_BACKBONE, PENULTIMATE, Options
+from extract.backbones import DEFAULT_BACKBONE
 from extract.checkpoints import read_checkpoint
 from extract.networks import Setup
+from extract.options import PENULTIMATE, Options
 from extract.results import Progress
 from extract.wanted import Wanted
 from finetune.beginnings import LastLayer, LinearStart, shared_rows

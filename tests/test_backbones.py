@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from data.errors import BackboneError, MissingDependency, MissingFile, WeightsError
 from data.images import open_images
 from data.store import FeatureStore
-from extract.backbones import Options, Output, open_backbone, request, same_command
+from extract.backbones import open_backbone, request, same_command
 from extract.decode import decode
 from extract.engines import Setup, TorchEngine
 from extract.extractor import Extractor
+from extract.options import Options, Output
 from extract.preprocess import recipes, to_inputs
 from extract.wanted import Wanted
 from extract.weights import read_state_dict, weights_digest

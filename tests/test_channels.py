@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from data.errors import BackboneError, SpecError
-from extract.backbones import Options, Output, open_backbone
+from extract.backbones import open_backbone
+from extract.options import Options, Output
 from extract.weights import weights_digest
 
 NETWORKS = {

@@ -34,8 +34,8 @@ def work(tmp_path_factory):
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
     import verbs.arguments
     from classify.heads import HEADS
-    from extract.backbones import COLORS, FITS
     from extract.engines import ENGINES, PRECISIONS
+    from extract.options import COLORS, FITS
 
     assert tuple(HEADS) == verbs.arguments.HEADS
     assert ("auto", *ENGINES) == verbs.arguments.ENGINES

@@ -12,8 +12,8 @@ from classify.statistics import holm, mcnemar_exact, wilson_interval
 from data.errors import TrainingError
 from data.images import open_images
 from data.store import FeatureStore
-from extract.backbones import Options
 from extract.cost import macs_of
+from extract.options import Options
 from finetune.cached import Behind
 from finetune.candidates import candidates_of
 from finetune.depth import DepthSearch, Judge, plan_rungs

@@ -21,7 +21,6 @@ from data.errors import ImageSetError
 from data.images import open_images
 from extract.apart import Answer, run_apart
 from extract.at_hand import cached_networks, caches, has_weights
-from extract.backbones import Options
 from extract.doctor import Examination, examine, examine_job
 from extract.doctor_report import print_examination
 from extract.estimate import draw, measure_job
@@ -30,6 +29,7 @@ from extract.findings import problems_of
 from extract.glance import glance
 from extract.machine import extras, free_bytes, strangers, versions
 from extract.networks import Setup
+from extract.options import Options
 from extract.wanted import Wanted
 
 SMALL = Wanted("timm/test_resnet", "random", Options(input_size=32))

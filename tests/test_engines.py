@@ -16,10 +16,11 @@ import torch
 from data.errors import BackboneError, EngineError, MissingDependency
 from data.spec import FeatureSpec
 from extract.at_hand import graph_folder
-from extract.backbones import Backbone, Options, open_backbone
+from extract.backbones import Backbone, open_backbone
 from extract.engines import Setup, TorchEngine, agreement, choose_device, open_engine, share_cores
 from extract.flow import decoding
 from extract.onnx import OnnxEngine
+from extract.options import Options
 
 SPEC = FeatureSpec("torchvision/none", "sha256:00", crop=(8, 8), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)

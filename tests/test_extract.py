@@ -19,9 +19,9 @@ from data.layout import Part
 from data.staging import staged_blocks
 from data.store import FeatureStore
 from data.verify import verify_store
-from extract.backbones import Options
 from extract.engines import share_cores
 from extract.extractor import Extractor, Interrupted
+from extract.options import Options
 from extract.wanted import Wanted
 
 SMALL = {"backbone": "timm/test_resnet", "weights": "random"}

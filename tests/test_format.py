@@ -19,8 +19,8 @@ from data.images import open_images
 from data.layout import FORMAT_VERSION
 from data.store import FeatureStore
 from data.verify import verify_store
-from extract.backbones import Options
 from extract.checkpoints import read_checkpoint
+from extract.options import Options
 from finetune.strategies import make_strategy
 from finetune.tuning import Tuner
 

@@ -9,8 +9,9 @@ from torch import nn
 
 import extract.tracing
 from data.errors import BackboneError
-from extract.backbones import Options, Output, open_backbone
+from extract.backbones import open_backbone
 from extract.layers import layer_names
+from extract.options import Options, Output
 from extract.pooling import layout_of
 from extract.tracing import Cut, HookedCut, survey
 from extract.zoo import build_network, take_off_head

@@ -14,10 +14,10 @@ from data.images import ImageSet, open_images
 from data.memory import recall
 from data.store import FeatureStore
 from data.verify import verify_store
-from extract.backbones import Options
 from extract.embed import embed, reopen
 from extract.extractor import Extractor
 from extract.flow import SAMPLE
+from extract.options import Options
 from extract.results import name_limit
 from extract.wanted import Wanted, wanted_of
 

@@ -6,7 +6,7 @@ import pytest
 
 from data.errors import FingerprintMismatch, SpecError
 from data.spec import FeatureSpec, differences, refuse_other
-from extract.backbones import Options
+from extract.options import Options
 
 SPEC = FeatureSpec("torchvision/resnet18", "sha256:" + "ab" * 32)
 

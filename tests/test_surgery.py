@@ -6,8 +6,9 @@ import torch
 from conftest import TINY
 
 from data.errors import BackboneError, WeightsError
-from extract.backbones import Options, Output, open_backbone
+from extract.backbones import open_backbone
 from extract.channels import adapt_channels
+from extract.options import Options, Output
 from finetune.surgery import Tuned, depths_of, freeze, operate, rest_of, set_last_layer
 
 NAME = TINY[1]

@@ -21,8 +21,9 @@ from classify.artifact import load_head
 from data.errors import TrainingError
 from data.images import open_images
 from data.store import FeatureStore
-from extract.backbones import Options, open_backbone
+from extract.backbones import open_backbone
 from extract.checkpoints import read_checkpoint
+from extract.options import Options
 from finetune.checkpoint import save_checkpoint
 from finetune.pictures import Inputs, divide, mirrored, roster_of_images, roster_of_store
 from finetune.strategies import make_strategy

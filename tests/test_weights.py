@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from data.errors import WeightsError
-from extract.backbones import Options, Output, open_backbone
+from extract.backbones import open_backbone
+from extract.options import Options, Output
 
 
 @pytest.fixture

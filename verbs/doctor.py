@@ -34,13 +34,14 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `doctor`."""
     import time
 
-    from extract.backbones import DEFAULT_BACKBONE, Options
-    from extract.backbones import FITS as FITS_OF_SPECS
+    from extract.backbones import DEFAULT_BACKBONE
     from extract.checkpoints import read_checkpoint
     from extract.datasets import open_source
     from extract.doctor import examine, examine_job
     from extract.doctor_report import print_examination
     from extract.networks import Setup
+    from extract.options import FITS as FITS_OF_SPECS
+    from extract.options import Options
     from extract.wanted import Wanted
 
     began = time.perf_counter()

@@ -89,11 +89,12 @@ def add_arguments(add: Adder) -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `extract`."""
     from data.terminal import ProgressDisplay
-    from extract.backbones import DEFAULT_BACKBONE, Options
-    from extract.backbones import FITS as FITS_OF_SPECS
+    from extract.backbones import DEFAULT_BACKBONE
     from extract.checkpoints import read_checkpoint
     from extract.datasets import open_source
     from extract.extractor import Extractor
+    from extract.options import FITS as FITS_OF_SPECS
+    from extract.options import Options
     from extract.preprocess import expand_views
     from extract.report import print_extraction
     from extract.wanted import Wanted

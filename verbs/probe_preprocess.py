@@ -44,9 +44,10 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.preprocessing_report import draw_comparison, power_note, print_comparison, verdict
     from data.canvas import Canvas
     from data.terminal import duration, printable
-    from extract.backbones import DEFAULT_BACKBONE, Options
+    from extract.backbones import DEFAULT_BACKBONE
     from extract.checkpoints import read_checkpoint
     from extract.datasets import open_source
+    from extract.options import Options
     from extract.wanted import Wanted
 
     began = time.perf_counter()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from data.terminal import ProgressDisplay
-    from extract.backbones import Options
+    from extract.options import Options
     from finetune.strategies import Strategy
     from finetune.tuning import Tuner
 
@@ -121,8 +121,8 @@ def network_to_tune(arguments: argparse.Namespace) -> "tuple[str, str, Options]"
     from data.errors import StoreError
     from data.report import is_store
     from data.store import FeatureStore
-    from extract.backbones import FITS as FITS_OF_SPECS
-    from extract.backbones import Options
+    from extract.options import FITS as FITS_OF_SPECS
+    from extract.options import Options
     from extract.wanted import wanted_of
 
     named = {"input_size": arguments.input_size, "resize": arguments.resize, "color": arguments.color}
