@@ -122,10 +122,7 @@ def _measure(
         display.count("fits")
         display.remark("measuring")
         found = compare_ways(FeatureStore(store), sample.name, tried, arguments.seed, display.update)
-    notes = [*notes, *job.notes]
-    if job.skipped:
-        notes.append(f"{len(job.skipped)} picture{'s' if len(job.skipped) > 1 else ''} cannot be read")
-    return job, found, notes
+    return job, found, [*notes, *job.notes, *[f"{len(job.skipped)} pictures cannot be read"][: len(job.skipped)]]
 
 
 def _sample(
