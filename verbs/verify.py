@@ -61,10 +61,11 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         try:
             for check in recheck(path, wanted, seed=arguments.seed, weights=arguments.weights, device=arguments.device):
                 gone = f", {check.changed} files are gone or changed" if check.changed else ""
-                console.print(
-                    f"{check.spec}: {check.checked} pictures extracted again, largest deviation "
-                    f"{check.largest_deviation:.1e} (allowed {check.tolerance:.0e}){gone}"
+                compared = (
+                    f"{check.checked} pictures extracted again, largest deviation {check.largest_deviation:.1e} "
+                    f"(allowed {check.tolerance:.0e})"
                 )
+                console.print(f"{check.spec}: {compared if check.checked else 'no picture extracted again'}{gone}")
                 rechecks.append({**vars(check), "sound": check.sound})
                 if not check.sound:
                     problems.append(f"{check.spec}: features extracted again differ by {check.largest_deviation:.1e}")
