@@ -162,7 +162,15 @@ def depth(work: Path) -> dict[str, Any]:
     """Tutorial E: the best split between frozen and retrained layers."""
     store = store_of("sign_digits", work)
     seconds, result = run_pipeline("depth", store, "--png", work / "depth.png")
-    say(f"\n### depth: `penult depth sign_digits.h5`, {seconds:.0f} s")
+    say(f"\n### depth: `penult depth sign_digits.h5`, {seconds:.0f} s\n")
+    say("| frozen stages | last frozen layer | epochs | held-out accuracy | against the chosen |")
+    say("|" + "---|" * 5)
+    for row in result["depths"]:
+        against = "chosen" if row["p_against_chosen"] is None else f"p = {row['p_against_chosen']:.2g}"
+        layer, epochs = row["last_frozen_layer"] or "none", len(row["epochs"])
+        say(f"| {row['frozen_stages']} | {layer} | {epochs} | {row['accuracy']:.3f} | {against} |")
+    low, high = result["accuracy_ci95"]
+    say(f"\n{result['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {result['n']} pictures of {result['split']}")
     return result
 
 
