@@ -126,8 +126,9 @@ def test_its_json_says_what_is_in_it_and_where_it_came_from(work):
 
 def test_the_command_that_made_a_bundle_is_all_of_it():
     asked = "pack f.h5 a.head -o b --weights x.pth --weights y.pth --dataset d e --pca 8 --thumbnails 5MB"
-    arguments = build_parser().parse_args(asked.split())
-    assert build_parser().parse_args(shlex.split(_command(arguments))[1:]) == arguments
+    parser = build_parser()
+    arguments = parser.parse_args(asked.split())
+    assert parser.parse_args(shlex.split(_command(arguments))[1:]) == arguments
 
 
 @pytest.mark.parametrize("name", ["plain", "pca"])

@@ -151,7 +151,7 @@ def test_another_object_of_the_same_type_is_not_taken_for_the_same_set(tmp_path)
     # what is gone with its process is no reason to doubt the store
     checked = penult("verify", store, "--sample", "3")
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert "0 pictures extracted again" in checked.stdout
+    assert "no picture extracted again" in checked.stdout
     assert "3 files are gone or changed" in checked.stdout
 
 

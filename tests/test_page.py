@@ -194,8 +194,9 @@ def test_the_command_of_an_extraction_says_all_that_a_store_remembers(made):
 
 def test_the_command_that_made_a_page_is_all_of_it():
     asked = "report f.h5 a.head -o r.html --split val --map tsne --quick --size 3GB --seed 4 --relabel c.csv"
-    arguments = build_parser().parse_args(asked.split())
-    assert build_parser().parse_args(shlex.split(verbs.report._command(arguments))[1:]) == arguments
+    parser = build_parser()
+    arguments = parser.parse_args(asked.split())
+    assert parser.parse_args(shlex.split(verbs.report._command(arguments))[1:]) == arguments
 
 
 def test_maps_are_the_same_for_a_seed_and_one_far_picture_does_not_press_the_others_together():

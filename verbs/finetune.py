@@ -108,11 +108,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             on_note=lambda note: print_note(console, note),
         )
         logs.title = f"{tuner.network[0]}, {arguments.mode}, on {Path(arguments.images).name}"
-        try:
-            tuning = tuner.run()
-        except KeyboardInterrupt:
-            done = f"{len(logs.epochs)} epochs are kept" if logs.epochs else "before the first epoch was done"
-            raise KeyboardInterrupt(f"interrupted: {done}, run the same command again") from None
+        tuning = tuner.run()
     interval = wilson_interval(int(tuning.right.sum()), len(tuning.targets))
     print_tuning(console, tuning, interval)
     print_kept_activations(console, arguments.images)
