@@ -56,8 +56,8 @@ def verdict(found: Comparison) -> list[str]:
         assert entry.milliseconds is not None
         assert best.milliseconds is not None
         lines.append(
-            f"where time matters: {entry.flags} takes {entry.milliseconds / best.milliseconds:.0%} of the time, and a "
-            f"loss was not seen ({_points(entry)} points)"
+            f"where time matters: {entry.flags} takes {entry.milliseconds / best.milliseconds:.0%} of the time, at "
+            f"{_points(entry)} points, which these pictures cannot tell from none"
         )
     return lines
 

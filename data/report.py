@@ -11,7 +11,7 @@ from data.bundle import is_bundle
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
-from data.terminal import milliseconds, printable, size
+from data.terminal import milliseconds, print_fitting, printable, size
 from data.views import View
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+# Columns of the table of features that a terminal may be too narrow for; --json has them.
+_SAME_FOR_MOST = ("input", "dtype", "extract", "computed by")
 
 
 def is_store(path: Path) -> bool:
@@ -110,7 +112,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
             f"note: {result['staged_blocks']} blocks of an unfinished extraction wait: "
             "run `extract` again to publish them"
         )
-    console.print(_feature_table(result["features"]))
+    print_fitting(console, _feature_table(result["features"]), _narrowed(_feature_table(result["features"])))
     console.print(_set_table(result["datasets"]))
 
 
@@ -135,6 +137,12 @@ def _feature_table(features: list[dict[str, Any]]) -> "Table":
     return table
 
 
+def _narrowed(features: "Table") -> "Table":
+    """Return a table of features without what is the same for most of them."""
+    features.columns = [column for column in features.columns if column.header not in _SAME_FOR_MOST]
+    return features
+
+
 def _set_table(datasets: list[dict[str, Any]]) -> "Table":
     columns = ("name", "pictures", "classes", "splits", "copies", "skipped", "from")
     table = _table("image sets", columns, right=("pictures", "copies", "skipped"))
@@ -152,5 +160,5 @@ def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> "Table":
 
     table = Table(box=None, pad_edge=False, header_style="bold", title=f"\n{title}", title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table

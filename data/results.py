@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import OutputError
+from data.staging import disk_full_hint
 
 
 def write_json(target: str, result: dict[str, Any]) -> None:
@@ -16,7 +17,8 @@ def write_json(target: str, result: dict[str, Any]) -> None:
     if target == "-":
         sys.stdout.write(text)
     else:
-        Path(target).write_text(text, encoding="utf-8")
+        with disk_full_hint(Path(target), len(text)):
+            Path(target).write_text(text, encoding="utf-8")
 
 
 def refuse_other_file(target: str | None, option: str) -> None:
