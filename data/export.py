@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.bundle import refuse_inside
-from data.errors import MissingDependency, StoreError
+from data.errors import MissingDependency, StoreError, how_to_install
 from data.staging import atomic_file, disk_full_hint
 from data.store import FeatureStore
 from data.table import OnProgress, Table, choose_table
@@ -77,7 +77,7 @@ def to_pandas(
     try:
         import pandas as pd
     except ImportError:
-        raise MissingDependency("a data frame needs pandas: install it with `pip install 'penult[tables]'`") from None
+        raise MissingDependency(f"a data frame needs pandas: {how_to_install('tables')}") from None
     table = choose_table(store, split, dataset=dataset, features=features)
     X = np.empty((len(table), table.dim), dtype=table.dtype)
     for rows, vectors in table.pieces():
@@ -385,7 +385,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise MissingDependency(
-            "writing Parquet needs pyarrow: install it with `pip install 'penult[tables]'`"
-        ) from None
+        raise MissingDependency(f"writing Parquet needs pyarrow: {how_to_install('tables')}") from None
     return pyarrow, pyarrow.parquet

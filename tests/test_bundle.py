@@ -743,7 +743,7 @@ def test_models_go_along_where_there_is_no_torch(carried, work, tmp_path, monkey
     assert (tmp_path / "again/models/lr.onnx").read_bytes() == (carried / "models/lr.onnx").read_bytes()
     done = penult("pack", "f.h5", "lr.head", "-o", tmp_path / "new", cwd=work)
     assert done.returncode == 0, done.stderr
-    assert "note: no model of lr: a model needs torch: install it with `pip install 'penult[extract]'`" in done.stdout
+    assert "note: no model of lr: a model needs torch: install it with `pip install '.[extract]'`" in done.stdout
     assert not (tmp_path / "new" / "models").exists()
 
 

@@ -151,8 +151,8 @@ def test_missing_and_outdated_packages_are_named_with_the_command(monkeypatch):
     assert of["ray"].complete
     found = problems_of({"extras": [extra.as_json() for extra in of.values()]})
     assert [problem.step for problem in found] == [
-        "pip install 'penult[extract]' --upgrade",
-        "pip install 'penult[extract]'",
+        "pip install '.[extract]' --upgrade in Penult's checkout",
+        "pip install '.[extract]' in Penult's checkout",
     ]
     assert versions()["timm"] is None
 

@@ -260,7 +260,7 @@ def test_where_onnx_is_not_installed_torch_runs(monkeypatch, resnet, photos, pac
     engine = open_engine(resnet, CPU, photos)
     assert (engine.name, engine.notes) == ("torch/cpu", [])
     monkeypatch.setitem(sys.modules, package, None)  # what an import finds then
-    with pytest.raises(MissingDependency, match=rf"the engine onnx needs {package}.*pip install 'penult\[extract\]'"):
+    with pytest.raises(MissingDependency, match=rf"the engine onnx needs {package}.*pip install '\.\[extract\]'"):
         open_engine(resnet, Setup("onnx", "cpu"), photos)
 
 
