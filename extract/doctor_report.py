@@ -148,6 +148,7 @@ def _caches(found: Examination) -> list[str]:
         return _failed(found, "caches")
     return [
         f"{cache['what']}: {cache['path']}, {_n(cache['files'], 'file')}, {size(cache['nbytes'])}"
+        + (f" of {size(cache['limit'])} at most" if cache["limit"] is not None else "")
         + ("" if cache["writable"] else ", not writable")
         for cache in held
     ]

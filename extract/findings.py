@@ -133,7 +133,7 @@ def _of_places(facts: Facts) -> list[Problem]:
         if not cache["writable"]:
             step = "set PENULT_CACHE, TORCH_HOME or HF_HOME to a folder of yours"
             found.append(Problem(f"{where} cannot be written to: they are made or fetched anew each time", step))
-        if cache["nbytes"] > _MUCH_CACHE:
+        if cache["limit"] is None and cache["nbytes"] > _MUCH_CACHE:
             step = "remove what you do not need: it is made or fetched again"
             found.append(Problem(f"{where} takes {size(cache['nbytes'])}", step))
     free = facts.get("disk_free")
