@@ -46,7 +46,7 @@ class BundleError(PenultError, ValueError):
 
 
 class OutputError(PenultError, ValueError):
-    """Results that would replace a file of another kind."""
+    """Results that would replace a file of another kind, or cannot be written where they are wanted."""
 
 
 class StagingError(PenultError, OSError):

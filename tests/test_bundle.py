@@ -414,6 +414,9 @@ def test_nothing_is_written_into_a_bundle(work, tmp_path):
     fit = ["fit", bundle, "--head", "lr", "-o", bundle / "heads" / "lr.head"]
     assert f"lr.head would be in the bundle {bundle}, which is read only: name another place" in refused(*fit, cwd=work)
     assert "would be in the bundle" in refused("pack", "f.h5", "lr.head", "-o", bundle / "more", cwd=work)
+    before_work = refused("export", "nothing", "-o", bundle / "x.onnx", "--int8", "--store", "nothing", cwd=work)
+    assert f"x.onnx would be in the bundle {bundle}" in before_work
+    assert "name another place with --json" in refused("info", bundle, "--json", bundle / "x.json", cwd=work)
     with pytest.raises(BundleError, match="read only"):
         publish(bundle, make_view([1]), commands={})
     with pytest.raises(BundleError, match="would be in the bundle"):
