@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from data.bundle import refuse_inside
 from data.errors import MissingDependency, StoreError, how_to_install
+from data.kinds import kind_of
 from data.staging import atomic_file, disk_full_hint
 from data.store import FeatureStore
 from data.table import OnProgress, Table, choose_table
@@ -274,22 +275,19 @@ def export_table(table: Table, path: str | os.PathLike[str], on_progress: OnProg
 
 
 def refuse_head(path: Path) -> None:
-    """Raise if a file is a head, which holds no features.
+    """Raise if a file is a head or a fine-tuned network, which hold no features.
 
     Raises
     ------
     StoreError
         With what can be exported.
     """
-    if path.is_file():
-        with open(path, "rb") as file:
-            # safetensors: the length of a JSON header in 8 bytes, then the header
-            start = file.read(8 + 64)
-        if start[8:9] == b"{" and b'"__metadata__"' in start and b'"penult_head"' in start:
-            raise StoreError(
-                f"{path} is a head, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
-                "features you want"
-            )
+    kind = kind_of(path)
+    if kind in ("a head", "a fine-tuned network"):
+        raise StoreError(
+            f"{path} is {kind}, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
+            "features you want"
+        )
 
 
 def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]:
