@@ -60,7 +60,8 @@ def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
     if cost and measured:
         result["int8"] = _print_cost(console, cost, arguments.int8, measured.split)
     if done.opset:
-        console.print(f"predict with it: penult predict {path} PICTURES; without Penult: docs/predict_onnx.py")
+        console.print(f"predict with it: penult predict {path} PICTURES")
+        console.print(f"without Penult: penult export {path} -o predict.py writes the script that does it")
     else:
         console.print(
             f"load it with torch.export.load({str(path)!r}).module(): uint8 pixels in, as docs/onnx.md has them"
