@@ -206,7 +206,7 @@ def _judge(
 
 def _calibrated(tried: list[Trial], best: int, design: Design, kept: slice, method: str) -> Calibration:
     if not tried:
-        return Calibration("none", 1.0, 0.0, None, None)
+        return Calibration(method, 1.0, 0.0, None, None)
     return calibrate(tried[best].scores, design.truth[kept], design.fold_of[kept], method)
 
 

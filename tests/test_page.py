@@ -163,6 +163,7 @@ def test_corrected_labels_are_what_the_page_shows(made):
         ["--head", "lr", "--calibrate", "platt", "--rule", "one-se", "--grid", "0.0001", "10.0", "6", "--seed", "3"],
         ["--head", "head2toe", "--param", "balance=0.0", "--param", "C=0.01", "--grid", "0.2", "1.0", "3"],
         ["--head", "mlp", "--param", "early_stopping=False", "--param", "epochs=3", "--calibrate", "none"],
+        ["--head", "ridge", "--param", "alpha=10.0", "--rule", "one-se"],
     ],
 )
 def test_the_commands_of_a_page_fit_the_same_heads_again(made, tmp_path, options):
@@ -172,6 +173,7 @@ def test_the_commands_of_a_page_fit_the_same_heads_again(made, tmp_path, options
     assert penult("report", store, head, "-o", tmp_path / "r.html", "--quick").returncode == 0
     commands = findings_of((tmp_path / "r.html").read_text())["origin"]["commands"]
     (again,) = (shlex.split(command) for command in commands if command.startswith("penult fit"))
+    assert set(options) <= set(again)
     first = head.read_bytes()
     done = penult(*again[1:])
     assert done.returncode == 0, done.stderr
