@@ -105,7 +105,7 @@ def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.N
     Returns
     -------
     ndarray of shape (n,), int64
-        Fold of each picture; -1 for the only content of its class, which always trains.
+        Fold of each picture; -1 for what always trains, so that every class does: the only content of its class.
     """
     rng = np.random.default_rng(seed)
     fold = np.full(len(y), -1, dtype=np.int64)
@@ -121,5 +121,9 @@ def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.N
             offset += len(contents)  # so that small classes do not all fall into the first folds
     for row, c in enumerate(content.tolist()):
         fold[row] = fold_of.get(c, -1)
+    for label in np.unique(y):  # of contents that bear another label too, one fold may hold all of a class
+        mine = y == label
+        if len(np.unique(fold[mine])) == 1:
+            fold[np.isin(content, content[mine])] = -1
     used = np.unique(fold[fold >= 0])
     return np.where(fold >= 0, np.searchsorted(used, fold), -1)

@@ -16,7 +16,7 @@ import verbs.report
 from classify.artifact import load_head
 from classify.page.assemble import embedded_json, write_report
 from classify.page.feature_map import MAPS, draw_maps
-from classify.page.findings import Question
+from classify.page.findings import Question, find
 from classify.page.origin import _extract
 from classify.page.thumbnails import encode, make_thumbnails
 from classify.probing import Original
@@ -155,6 +155,19 @@ def test_corrected_labels_are_what_the_page_shows(made):
     assert found["classes"][labels["0/<b>00.png"]] == HOSTILE[0]
     assert labels.get("0/<b>07.png", -1) == -1
     assert found["origin"]["features"][0]["licence"] == "MIT"
+
+
+def test_vectors_that_memory_does_not_hold_are_not_read_for_the_audit(made, monkeypatch):
+    monkeypatch.setattr("classify.page.findings._MEMORY", 1000)
+    store = FeatureStore(made[0] / "features.h5")
+    found = find(
+        Question(store, [load_head(made[0] / "lr.head")], lambda *_: Original()), lambda _: None, lambda *_: None
+    )
+    assert found.audit is found.curve is None
+    assert found.notes[:2] == [
+        "labels and copies of 48 pictures were not looked at here: `audit` does",
+        "no learning curve of 36 pictures here: `fit --curve` measures it",
+    ]
 
 
 @pytest.mark.parametrize(

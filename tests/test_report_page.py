@@ -229,6 +229,21 @@ def test_a_second_round_of_corrections_keeps_the_first(browser, tmp_path):
     context.close()
 
 
+def test_a_class_without_a_measured_picture_is_named(browser, tmp_path):
+    store = make_store(tmp_path, ("ant", "bee", "cat"), per_class=8)
+    digests = [digest.decode() for digest in store.view().digests.tolist()]
+    lines = ["digest,corrected", *(f"{digest},drop" for digest in digests[22:])]  # every cat of test
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    command = ("report", store.path, *make_heads(store, ("centroid",)), "-o", tmp_path / "r.html", "--quick")
+    done = penult(*command, "--relabel", tmp_path / "c.csv")
+    assert done.returncode == 0, done.stderr
+    with open_page(browser.new_context(), tmp_path / "r.html") as (page, troubles):
+        assert page.locator("#classes svg .name").all_text_contents() == ["ant", "bee"]
+        assert page.locator("#classes .remark").inner_text() == "Without a picture in test, and so not measured: cat."
+        assert page.locator("#data code").inner_text() == f"penult info {tmp_path / 'pictures'}"
+        assert not troubles
+
+
 def choose(page, digest, label):
     """Give a picture another label, from the list of those that the map holds."""
     lasso(page)

@@ -226,6 +226,8 @@ function classesSection() {
   }));
   if (F.n_classes > 10) bar.append(find);
   body.append(bar, box);
+  const empty = head().classes.flatMap((row, i) => (row.support ? [] : [F.classes[i]]));
+  if (empty.length) body.append(el("p", { class: "remark", text: `Without a picture in ${F.split}, and so not measured: ${empty.join(", ")}.` }));
   onHead(again);
 }
 
