@@ -213,6 +213,8 @@ def _ridges(heads: list[Head], kind: str) -> list[RidgeHead]:
     ridges = [head for head in heads if isinstance(head, RidgeHead)]
     if len(ridges) < len(heads):
         raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
+    for ridge in ridges:
+        ridge.check()
     return ridges
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.artifact import TrainedHead
+from classify.calibration import error_by_chance
 from classify.carried import same
 from classify.evaluate import SCORE_TITLES, Measured, Pair, Scores
 from classify.extrapolate import Extrapolation
@@ -37,6 +38,7 @@ def head_table(scores: Scores, measured: Measured, name: str, verdict: str) -> d
         "verdict": verdict,
         **{field: [getattr(scores, field), *getattr(scores, f"{field}_ci95")] for field in fields},
         "ece": scores.ece,
+        "ece_by_chance": error_by_chance(measured.probabilities),
         "notes": scores.notes,
         "right": int(correct.sum()),
         "confusion": _sparse(np.array(scores.confusion_matrix)),
