@@ -16,13 +16,11 @@ from data.bundle import refuse_bundle
 from data.errors import FingerprintMismatch, StoreError
 from data.layout import Part, Vectors, create, write_features
 from data.listing import OBJECT
-from data.provenance import Run, merged_runs
+from data.provenance import Request, Run, merged_requests, merged_runs, remembers
 from data.spec import FeatureSpec
 from data.staging import atomic_file, clear_blocks, disk_full_hint, publish_lock, staged_blocks, sweep, temporaries
 from data.store import FeatureStore
 from data.views import Digests, View, write_view
-
-Request = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -83,13 +81,13 @@ def publish(path: Path, view: View, *, commands: dict[str, Request], timeout: fl
             view = view.with_others(views[view.name])
         held = store.features() if old else {}
         same_view = view.name in views and views[view.name].same_as(view)
-        known = all(fp in held and request in held[fp].requests for fp, request in commands.items())
+        known = all(fp in held and remembers(held[fp].requests, request) for fp, request in commands.items())
         if old and not blocks and same_view and known:
             return False
         merged = _merge([*old, *blocks])
         for fingerprint, request in commands.items():
-            if fingerprint in merged and request not in merged[fingerprint].requests:
-                merged[fingerprint].requests.append(request)
+            if fingerprint in merged:
+                merged[fingerprint].requests = merged_requests([*merged[fingerprint].requests, request])
         if path.is_dir():  # the rows that no older file has, and the new request
             for entry in merged.values():
                 entry.sources = [source for source in entry.sources if source[0] not in old]
@@ -187,7 +185,7 @@ def _merge(files: list[Path]) -> dict[str, _Merged]:
                         keep[row] = True
                 entry.sources.append((path, keep))
                 entry.provenance = merged_runs([*entry.provenance, *group.provenance])
-                entry.requests += [request for request in group.requests if request not in entry.requests]
+                entry.requests = merged_requests([*entry.requests, *group.requests])
     return merged
 
 

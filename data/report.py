@@ -13,6 +13,7 @@ from data.staging import staged_blocks
 from data.store import FeatureStore
 from data.terminal import milliseconds, printable, size
 from data.views import View
+from data.words import WAITING, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ def is_store(path: Path) -> bool:
 
 
 def describe_store(path: Path) -> dict[str, Any]:
-    """Return what `info --json` prints of a store.
+    """Return what `info --json` prints of a store; `kept` are features that training keeps to go on from there.
 
     Raises
     ------
@@ -56,6 +57,7 @@ def describe_store(path: Path) -> dict[str, Any]:
                 "rows": item.rows,
                 "dim": item.dim,
                 "dtype": item.dtype,
+                "kept": item.kept,
                 "extract_milliseconds": item.extract_milliseconds,
                 "provenance": item.provenance,
             }
@@ -67,7 +69,7 @@ def describe_store(path: Path) -> dict[str, Any]:
                 "root": view.root,
                 "images": len(view.paths),
                 "classes": view.classes,
-                "splits": store.splits(view.name),
+                "splits": view.split_counts(),
                 "split_rule": view.split_rule,
                 "duplicates": len(view.paths) - len(set(view.digests.tolist())),
                 "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
@@ -106,10 +108,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
     files = f" in {result['files']} files" if result["files"] > 1 else ""
     console.print(f"{result['path']}: {size(result['bytes'])}{files}")
     if result["staged_blocks"]:
-        console.print(
-            f"note: {result['staged_blocks']} blocks of an unfinished extraction wait: "
-            "run `extract` again to publish them"
-        )
+        console.print(f"note: {counted(result['staged_blocks'], *WAITING)}: run `extract` again to publish")
     console.print(_feature_table(result["features"]))
     console.print(_set_table(result["datasets"]))
 
@@ -120,11 +119,11 @@ def _feature_table(features: list[dict[str, Any]]) -> "Table":
     for f in features:
         spec = f["spec"]
         engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
-        crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
+        layer = f["title"].removeprefix(f"{spec['backbone']}/")
         table.add_row(
             spec["backbone"],
-            f["title"].removeprefix(f"{spec['backbone']}/"),
-            crop,
+            f"{layer} (kept)" if f["kept"] else layer,
+            f"{spec['crop'][0]}x{spec['crop'][1]}",
             str(f["dim"]),
             f["dtype"],
             str(f["rows"]),

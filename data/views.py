@@ -110,6 +110,11 @@ class View:
         same = (self.root, self.classes, self.split_rule) == (other.root, other.classes, other.split_rule)
         return same and all(np.array_equal(mine[key], theirs[key]) for key in _COLUMNS)
 
+    def split_counts(self) -> dict[str, int]:
+        """Return how many pictures each split has; the key is empty where there is no split."""
+        names, counts = np.unique(self.splits, return_counts=True)
+        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
     def of_split(self, split: str) -> "View":
         """Return this view with the pictures of one split alone, and none that was skipped."""
         rows = np.flatnonzero(self.splits == split)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         wrong_usage("drop", "name the features that go, or --activations: `penult info STORE` shows what there is")
     store = FeatureStore(arguments.store)
     held = store.features()
-    gone = {fp for fp, info in held.items() if arguments.activations and info.spec.is_activations}
+    gone = {fp for fp, info in held.items() if arguments.activations and info.kept}
     for name in arguments.features:
         found = store.named(name)
         if not found:
