@@ -5,11 +5,11 @@ Features that training keeps are meant where a name fits nothing else: they chan
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data.errors import StoreError
 from data.held import FeatureInfo
-from data.spec import FeatureSpec
+from data.spec import FeatureSpec, told_apart
 from data.views import View
 
 ALL_STAGES = "all-stages"
@@ -209,8 +209,5 @@ def _views_of(held: Held, spec: FeatureSpec, covers: Covers) -> dict[str, str]:
     }
 
 
-def _listed(held: Held, fingerprints: Sequence[str] | Held) -> str:
-    specs = {fp: held[fp].spec for fp in fingerprints}
-    titles = [spec.title for spec in specs.values()]
-    sizes = {fp: " at {}x{}".format(*spec.crop) if titles.count(spec.title) > 1 else "" for fp, spec in specs.items()}
-    return "; ".join(f"{spec.title}{sizes[fp]} ({fp[:12]})" for fp, spec in specs.items()) or "none"
+def _listed(held: Held, fingerprints: Iterable[str]) -> str:
+    return "; ".join(told_apart((held[fp].spec for fp in fingerprints), fingerprints=True).values()) or "none"

@@ -1,7 +1,8 @@
 """What a store holds and what is odd about it, as JSON and as tables."""
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,7 @@ def describe_store(path: Path) -> dict[str, Any]:
             {
                 "name": view.name,
                 "root": view.root,
+                "source": view.source or view.root,
                 "images": len(view.paths),
                 "classes": view.classes,
                 "splits": view.split_counts(),
@@ -79,28 +81,65 @@ def describe_store(path: Path) -> dict[str, Any]:
     }
 
 
-def oddities(view: View, old: View | None) -> list[str]:
-    """Say what about an image set, and about what the store held under its name, is worth a second look."""
-    notes = [f"{view.name} was read from {old.root} before"] if old and old.root != view.root else []
+def oddities(view: View, held: Mapping[str, View], where: str) -> list[str]:
+    """Say what about an image set is worth a second look.
+
+    Parameters
+    ----------
+    view : View
+        The image set.
+    held : dict of str to View
+        What the store held before, by name.
+    where : str
+        How messages name the store.
+    """
+    old = held.get(view.name)
+    if old is None:
+        notes = _moved(view, held.values(), where)
+    else:
+        notes = [f"{view.name} was read from {old.root} before"] if old.root != view.root else []
+    return [*notes, *_copies(view), *_split_anew(view)]
+
+
+def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
+    """Say which other image set holds mostly the same pictures, if one does: after a move there are two of it."""
+    mine = np.unique(view.digests)
+    for other in others:
+        theirs = np.unique(other.digests)
+        shared = len(np.intersect1d(mine, theirs, assume_unique=True))
+        if view.classes and other.classes and 2 * shared >= max(len(mine), len(theirs)):
+            return [
+                f"{shared:,} of its {counted(len(mine), 'picture')} are those of the image set {other.name!r}, read "
+                f"from {other.root}: if they moved, `drop {where} --dataset {shlex.quote(other.name)}` leaves this set "
+                f"alone; to keep the name, drop {view.name!r} instead and extract with --name {shlex.quote(other.name)}"
+            ]
+    return []
+
+
+def _copies(view: View) -> list[str]:
     contents, content = np.unique(view.digests, return_inverse=True)
     copies = len(view.digests) - len(contents)
-    if copies:
-        across, two_labels = (
-            len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
-            for column in (view.splits, view.targets)
-        )
-        are = "picture is an exact copy of another" if copies == 1 else "pictures are exact copies of others"
-        note = f"{copies} {are} (extracted once)"
-        note += f"; {across} contents stand in two splits" if across else ""
-        note += f"; {two_labels} contents stand under two labels" if two_labels else ""
-        notes.append(note)
-    if view.split_rule:
-        r = SplitRule(**view.split_rule)
-        kept = f"{r.test_fraction:.0%} of each class for test" + (
-            f", {r.val_fraction:.0%} for val" if r.val_fraction else ""
-        )
-        notes.append(f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)")
-    return notes
+    if not copies:
+        return []
+    across, two_labels = (
+        len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
+        for column in (view.splits, view.targets)
+    )
+    are = counted(copies, "picture is an exact copy of another", "pictures are exact copies of others")
+    stand = ("content stands", "contents stand")
+    return [
+        f"{are} (extracted once)"
+        + (f"; {counted(across, *stand)} in two splits" if across else "")
+        + (f"; {counted(two_labels, *stand)} under two labels" if two_labels else "")
+    ]
+
+
+def _split_anew(view: View) -> list[str]:
+    if not view.split_rule:
+        return []
+    r = SplitRule(**view.split_rule)
+    kept = f"{r.test_fraction:.0%} of each class for test" + (f", {r.val_fraction:.0%} for val" * (r.val_fraction > 0))
+    return [f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)"]
 
 
 def print_info(console: "Console", result: dict[str, Any]) -> None:

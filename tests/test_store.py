@@ -224,7 +224,7 @@ def test_a_folder_store_remembers_a_new_request_once(tmp_path, stage):
 def test_few_pictures_in_common_do_not_make_it_the_same_set(tmp_path, stage):
     store = tmp_path / "f.h5"
     put(store, stage, list(range(10)))
-    with pytest.raises(StoreError, match="shares 1 pictures with it"):
+    with pytest.raises(StoreError, match="shares 1 picture with it"):
         put(store, stage, list(range(9, 19)), view=make_view(list(range(9, 19)), root="/elsewhere"))
 
 
