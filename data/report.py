@@ -1,6 +1,7 @@
 """What a store holds and what is odd about it, as JSON and as tables."""
 
 import json
+import posixpath
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -97,7 +98,7 @@ def oddities(view: View, held: Mapping[str, View], where: str) -> list[str]:
         notes = _moved(view, held.values(), where)
     else:
         notes = [f"{view.name} was read from {old.root} before"] if old.root != view.root else []
-    return [*notes, *_copies(view), *_split_anew(view)]
+    return [*notes, *_few_classes(view), *_copies(view), *_split_anew(view)]
 
 
 def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
@@ -113,6 +114,24 @@ def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
                 f"alone; to keep the name, drop {view.name!r} instead and extract with --name {shlex.quote(other.name)}"
             ]
     return []
+
+
+def _few_classes(view: View) -> list[str]:
+    """Say so if nothing can be fitted, and which folder was meant where the classes are further down."""
+    if not view.classes:
+        return ["no picture has a label: to fit a head, put each class into a folder of its own, and name that above"]
+    if len(view.classes) > 1:
+        return []
+    above = posixpath.commonpath([posixpath.dirname(path) for path in view.paths])
+    below = {
+        path.removeprefix(f"{above}/").split("/")[0] for path in view.paths if path.count("/") > above.count("/") + 1
+    }
+    meant = (
+        f"; if {', '.join(sorted(below)[:3])} are the classes, name {shlex.quote(posixpath.join(view.root, above))}"
+        if above and len(below) > 1
+        else ""
+    )
+    return [f"one class ({view.classes[0]}), and a head needs two{meant}"]
 
 
 def _copies(view: View) -> list[str]:
