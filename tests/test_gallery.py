@@ -113,7 +113,7 @@ def test_unreadable_pictures_give_way_to_others(fruit, tmp_path):
 def test_how_many_pictures_a_class_has_is_never_cut(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *rest, **more: said.append(text))
-    folders = {"a": 24, "bb": 112}
+    folders = {"\N{LATIN SMALL LETTER A WITH DIAERESIS}": 24, "bb": 112}
     for name, n in folders.items():
         for i in range(n):
             draw(tmp_path / "set" / name / f"{i:03d}.png", i)
