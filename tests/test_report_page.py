@@ -6,11 +6,16 @@ It needs Debian's `chromium` (or a Chrome on the path) and the package `playwrig
 import contextlib
 import csv
 import io
+import itertools
+import json
+import re
 import shutil
 
 import pytest
 from conftest import penult
 from paper import HOSTILE, make_heads, make_store
+
+from classify.page.assemble import embedded_json
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: penult[test] has it")
@@ -311,6 +316,23 @@ def test_another_head_changes_what_is_said(page):
         assert page.locator("#review .remark").first.inner_text().startswith(f"{name} is wrong about")
         assert f"; {name} is" in page.locator("#calibration .remark").inner_text()
     page.select_option("nav select", "0")
+
+
+def test_few_pictures_are_counted_in_whole_numbers(browser, report, tmp_path):
+    before, data, after = re.split(r'(?<=id="findings">)(.*?)(?=</script>)', report.read_text(), maxsplit=1, flags=re.S)
+    content = json.loads(data)
+    for most, head in zip((1, 3, 13), content["heads"], strict=False):
+        head["calibration"] = [{**part, "n": most} for part in head["calibration"]]
+    (tmp_path / "few.html").write_text(before + embedded_json(content) + after)
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    with open_page(context, tmp_path / "few.html") as (page, troubles):
+        for number in range(len(content["heads"])):
+            page.select_option("nav select", str(number))
+            axis = page.locator("#calibration svg").last.locator(".tick[text-anchor=end]")
+            labels = [int(label) for label in axis.all_text_contents()]
+            assert labels[0] == 0
+            assert len({high - low for low, high in itertools.pairwise(labels)}) == 1
+        assert not troubles
 
 
 def test_light_and_dark(page):

@@ -191,7 +191,8 @@ function calibrationChart(width) {
 function confidenceChart(width) {
   const bins = head().calibration;
   const most = Math.max(...bins.map((bin) => bin.n));
-  const y = { domain: [0, most * 1.05], format: whole, label: "pictures" };
+  const counts = ticks([0, most], Math.min(5, most)).filter(Number.isInteger);
+  const y = { domain: [0, most * 1.05], ticks: counts, format: whole, label: "pictures" };
   const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 62, x: shareAxis("confidence"), y, label: `confidence of ${head().name}` });
   for (const bin of bins) {
     const right = Math.round(bin.n * bin.accuracy);
