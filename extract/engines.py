@@ -214,8 +214,8 @@ class TorchEngine:
                 stack.enter_context(self._stream())
                 batch = batch.pin_memory()
             if self.precision in _AUTOCAST:
-                # all threads share its cache, whose weights another lane's stream may not have written yet
-                stack.enter_context(torch.autocast(self._kind, _AUTOCAST[self.precision], cache_enabled=False))
+                # it keeps no cast weights in inference mode: another lane's stream may not have written them yet
+                stack.enter_context(torch.autocast(self._kind, _AUTOCAST[self.precision]))
             x = batch.to(self._place, non_blocking=self._kind == "cuda")
             x = x.float().div_(255).sub_(self._mean).div_(self._std)  # torchvision's ToTensor and Normalize
             return tuple(output.float().cpu().numpy() for output in self._network(x))
