@@ -391,22 +391,29 @@ def test_output_into_a_closed_pipe_is_no_traceback(work):
     assert "Traceback" not in done.stderr
 
 
-def test_plain_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(monkeypatch):
+def test_a_few_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(monkeypatch, capsys):
     import io
 
     from rich.console import Console
 
     from data import terminal
 
-    now = iter(range(0, 1000, 6))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(now)))
+    now = 0.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
     plain = io.StringIO()
     with terminal.ProgressDisplay(Console(file=plain, width=80), "pictures") as display:
-        for done in range(0, 100, 20):
+        for done in range(0, 101, 10):
             display.update(done, 100, skipped=done // 40)
-    assert plain.getvalue().splitlines() == [
-        "20 of 100 pictures",
-        "60 of 100 pictures, 3.3/s, 12 s left, 1 skipped",
+            now += 6
+        display.count("models")
+        for done in range(1, 3):  # nothing is known of their speed before the last is done
+            now += 30
+            display.update(done, 2)
+    assert plain.getvalue() == ""
+    assert capsys.readouterr().err.splitlines() == [
+        "20 of 100 pictures, 1.7/s, 48 s left",
+        "60 of 100 pictures, 1.7/s, 24 s left, 1 skipped",
+        "100 of 100 pictures in 1 min 0 s, 2 skipped",
     ]
     monkeypatch.undo()
     bar = io.StringIO()
