@@ -107,6 +107,7 @@ class ProgressDisplay:
         now = time.monotonic()
         if not self._going and done > self._first:  # nor must what came before: opening a network takes seconds
             self._first, self._start, self._going = done, now, True
+            self._last_line = now
         rate = (done - self._first) / max(now - self._start, 1e-9)
         if self._bar is not None:
             shown = f"{rate:,.1f}/s" if done > self._first else ""
@@ -129,10 +130,10 @@ class ProgressDisplay:
             self._to_be_ended = not self._is_overwritten
 
     def remark(self, text: str) -> None:
-        """Show how what is being done right now is coming on."""
+        """Show a person who watches how what is being done right now is coming on."""
         if self._bar is not None:
             self._bar.update(self._task, remark=text)
-        elif self._is_due(time.monotonic()):
+        elif self._is_overwritten and self._is_due(time.monotonic()):
             self._line(text)
 
     def _is_due(self, now: float) -> bool:

@@ -411,8 +411,8 @@ def test_a_few_lines_where_there_is_no_terminal_and_a_bar_where_there_is_one(mon
             display.update(done, 2)
     assert plain.getvalue() == ""
     assert capsys.readouterr().err.splitlines() == [
-        "20 of 100 pictures, 1.7/s, 48 s left",
-        "60 of 100 pictures, 1.7/s, 24 s left, 1 skipped",
+        "30 of 100 pictures, 1.7/s, 42 s left",
+        "70 of 100 pictures, 1.7/s, 18 s left, 1 skipped",
         "100 of 100 pictures in 1 min 0 s, 2 skipped",
     ]
     monkeypatch.undo()
