@@ -185,6 +185,8 @@ def save_head(
         },
         "selection": {
             "tuned_on": training.tuned_on,
+            "rule": training.rule,
+            "calibration": training.calibration.method if training.calibration else "none",
             "folds": training.folds,
             "seed": training.seed,
             "cv_accuracy": training.cv_accuracy,
