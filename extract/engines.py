@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from data.errors import BackboneError, EngineError, MissingDependency, first_line
+from data.words import counted
 from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
@@ -230,10 +231,11 @@ class TorchEngine:
         """
         title, n = self.backbone.spec.title, len(pixels)
         if self._kind == "cpu" or n == 1 or not re.search("out of memory|ALLOC_FAILED", str(error)):
-            step = "leave out --compile, or try" if self.setup.compile else "try another --input-size, or"
+            step = "leave out --compile" if self.setup.compile else "try another --input-size"
+            device = "" if self._kind == "cpu" else ", --device cpu"
             raise BackboneError(
-                f"{title} failed on {n} pictures of {pixels.shape[1:3]} ({first_line(error)}): {step} a smaller "
-                "--batch-size"
+                f"{title} failed on {counted(n, 'picture')} of {pixels.shape[1:3]} ({first_line(error)}): "
+                f"{step}{device}, or a smaller --batch-size"
             ) from error
         self._room = min(self._room, n // 2)
         note = f"{self.device} has no room for {title}'s batches and computes them in parts: try a smaller --batch-size"
@@ -280,6 +282,8 @@ def open_engine(backbone: Backbone, setup: Setup, sample: Pixels) -> Engine:
     EngineError
         If an engine or precision that was named cannot run this network, or does not agree with the reference.
     """
+    if setup.engine == "onnx" and setup.device == "auto":
+        setup = dataclasses.replace(setup, device="cpu")
     if setup.engine == "auto" and (setup.precision not in ("auto", "float32") or setup.compile):
         setup = dataclasses.replace(setup, engine="torch")
     reference = TorchEngine(backbone, dataclasses.replace(setup, precision="float32", compile=False))

@@ -283,6 +283,11 @@ def test_onnx_is_refused_where_it_cannot_run(monkeypatch, resnet, photos, setup,
         open_engine(resnet, setup, photos)
 
 
+def test_onnx_takes_the_cpu_where_no_device_is_named(monkeypatch, resnet, photos):
+    devices(monkeypatch, cuda=1)
+    assert open_engine(resnet, Setup("onnx"), photos).name == "onnx/cpu"
+
+
 def test_a_graph_is_exported_once_and_kept(monkeypatch, empty_cache, resnet, photos):
     (first,) = open_engine(resnet, CPU, photos).forward(photos)
     (graph,) = empty_cache.iterdir()
@@ -509,7 +514,7 @@ def test_a_batch_that_does_not_fit_is_computed_in_parts(monkeypatch):
         "cuda:0, GPU 0 has no room for test/none/penultimate's batches and computes them in parts: try a smaller "
         "--batch-size"
     ]
-    with pytest.raises(BackboneError, match="failed on 1 pictures of .* out of memory"):
+    with pytest.raises(BackboneError, match="failed on 1 picture of .* out of memory.*, --device cpu, or"):
         TorchEngine(backbone(Small(0)), Setup(device="cuda", precision="float32")).forward(pixels)
 
 
