@@ -26,7 +26,7 @@ _HDF5 = b"\x89HDF\r\n\x1a\n"
 def is_store(path: Path) -> bool:
     """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, a bundle, or blocks."""
     if path.is_dir():
-        return is_bundle(path) or any(path.glob("*.h5")) or bool(staged_blocks(path))
+        return is_bundle(path) or bool(FeatureStore(path).part_paths() or staged_blocks(path))
     if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
         return True
     if not path.is_file():

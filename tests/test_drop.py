@@ -59,6 +59,8 @@ def test_names_that_fit_nothing_drop_nothing(store):
     done = penult("drop", store, "layer3", "layer9")
     assert done.returncode == 1
     assert "holds no features 'layer9', only " in done.stderr
+    for name in ("", SPEC.fingerprint[:3]):  # an empty variable of a shell's must not fit everything
+        assert f"holds no features {name!r}" in penult("drop", store, name).stderr
     assert len(FeatureStore(store).features()) == 3
     done = penult("drop", store)
     assert done.returncode == 2
