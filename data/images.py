@@ -311,9 +311,8 @@ def make_set(listing: Listing, place: Place, name: str | None = None, source: st
     targets = [UNLABELLED if row.label is None else index[row.label] for row in rows]
     loose = targets.count(UNLABELLED)
     if classes and loose:
-        notes.append(
-            f"{counted(loose, 'picture has', 'pictures have')} no label: outside the class folders, or with an empty label"
-        )
+        have = counted(loose, "picture has", "pictures have")
+        notes.append(f"{have} no label: they lie outside the class folders or their label is empty")
     return ImageSet(
         name=_checked_name(name) if name else _printable(listing.name),
         root=listing.root,

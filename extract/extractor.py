@@ -138,10 +138,9 @@ class Extractor:
         try:
             run.compute()
         except KeyboardInterrupt:
-            where = self.staging or f"beside {self.store}"
+            done, where = counted(run.computed, "picture was", "pictures were"), self.staging or f"beside {self.store}"
             raise Interrupted(
-                f"interrupted: {counted(run.computed, 'picture was', 'pictures were')} computed and kept {where}; run the same "
-                "command again to go on from there"
+                f"interrupted: {done} computed and kept {where}; run the same command again to go on from there"
             ) from None
         view = run.view(old_view)
         refuse_stranger(self.store, old_view, view, keep=self.keep)
@@ -280,8 +279,8 @@ class _Run:
         )
         if lost:
             raise StoreError(
-                f"the rows of {counted(lost, 'picture')} were staged and are gone from {job.staging or 'beside ' + str(job.store)}"
-                ": a run for another store took them, or the folder is not the same on every machine; give each store "
+                f"the rows of {counted(lost, 'picture')} were staged and are gone from "
+                f"{job.staging or 'beside ' + str(job.store)}: a run for another store took them, or the folder is not the same on every machine; give each store "
                 "a staging address of its own, and run the same command again"
             )
 
