@@ -280,8 +280,9 @@ class _Run:
         if lost:
             raise StoreError(
                 f"the rows of {counted(lost, 'picture')} were staged and are gone from "
-                f"{job.staging or 'beside ' + str(job.store)}: a run for another store took them, or the folder is not the same on every machine; give each store "
-                "a staging address of its own, and run the same command again"
+                f"{job.staging or 'beside ' + str(job.store)}: a run for another store took them, or the folder is not "
+                "the same on every machine; give each store a staging address of its own, and run the same command "
+                "again"
             )
 
     def _components(self, wanted: Wanted, known: list[Feature], backbone: Backbone) -> Pca:
