@@ -317,9 +317,7 @@ def test_ctrl_c_keeps_what_was_computed_and_says_how_to_go_on(many, tmp_path):
             raise KeyboardInterrupt
 
     small = {"batch_size": 8, "options": Options(input_size=32)}
-    with pytest.raises(
-        Interrupted, match="pictures were computed and are kept beside .*f.h5; run the same command again"
-    ):
+    with pytest.raises(Interrupted, match="pictures were computed and kept beside .*f.h5; run the same command again"):
         extract(many, store, on_progress=interrupt, **small)
     assert not store.exists()
     result = extract(many, store, **small)
