@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from data.errors import TrainingError
@@ -235,14 +236,23 @@ _BY_MODE: dict[str, dict[str, Any]] = {
 }
 
 
-def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strategy:
+def make_strategy(mode: str, preset: str = "default", changes: Mapping[str, Any] | None = None) -> Strategy:
     """Return a preset for a mode, with some values changed.
+
+    Parameters
+    ----------
+    mode : str
+        A key of `MODES`.
+    preset : str
+        A key of `PRESETS`.
+    changes : mapping of str to value, optional
+        Fields of `Strategy` by name.
 
     Examples
     --------
     >>> make_strategy("scratch", "hotdog").lr
     0.0005
-    >>> make_strategy("full", "ants", epochs=2).epochs
+    >>> make_strategy("full", "ants", {"epochs": 2}).epochs
     2
 
     Raises
@@ -257,8 +267,8 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
         own = _FROM_SCRATCH[preset]
     elif preset == "default":
         own = _BY_MODE.get(mode, {})
-    values = {**own, **changes, "mode": mode}
-    strategy = dataclasses.replace(PRESETS[preset], **values)
+    changes = changes or {}
+    strategy = dataclasses.replace(PRESETS[preset], **{**own, **changes, "mode": mode})
     strategy.check()
     for name, (other, needed) in _ONLY_WITH.items():
         if changes.get(name, getattr(Strategy, name)) != getattr(Strategy, name) and getattr(strategy, other) != needed:

@@ -31,7 +31,7 @@ FAST = {"batch_size": 8, "lr": 0.05, "seed": 1, "precision": "float32", "hold_ou
 def tuner(source, output, mode="full", **changes):
     values = {"schedule": "cooldown", "augment": "flip", **FAST, **changes}
     pictures = source if isinstance(source, FeatureStore) else open_images(source)
-    strategy = make_strategy(mode, **values)
+    strategy = make_strategy(mode, changes=values)
     return Tuner(pictures, output, strategy, TINY[1], "random", Options(input_size=32), device="cpu")
 
 

@@ -93,7 +93,7 @@ def test_rates_fall_towards_the_pictures():
 )
 def test_impossible_values_are_refused(changes, message):
     with pytest.raises(TrainingError, match=message):
-        make_strategy("full", **changes)
+        make_strategy("full", changes=changes)
 
 
 def test_an_unknown_preset_names_those_there_are():

@@ -24,8 +24,11 @@ from data.store import FeatureStore
 from extract.backbones import open_backbone
 from extract.checkpoints import read_checkpoint
 from extract.options import Options
+from finetune.cached import Cut
 from finetune.checkpoint import save_checkpoint
-from finetune.pictures import Inputs, divide, mirrored, roster_of_images, roster_of_store
+from finetune.pictures import Inputs, mirrored
+from finetune.roster import divide, roster_of_images, roster_of_store
+from finetune.steps import class_weights
 from finetune.strategies import make_strategy
 from finetune.surgery import operate
 from finetune.trainer import Trainer
@@ -39,7 +42,13 @@ def tuner(pictures, tmp_path, mode="full", name="net.ckpt", **changes):
     values = {"epochs": 2, "batch_size": 8, "lr": 0.05, "warmup": 0.0, "seed": 1, "precision": "float32", **changes}
     source = pictures if isinstance(pictures, FeatureStore) else open_images(pictures)
     return Tuner(
-        source, tmp_path / name, make_strategy(mode, **values), TINY[1], "random", Options(input_size=32), device="cpu"
+        source,
+        tmp_path / name,
+        make_strategy(mode, changes=values),
+        TINY[1],
+        "random",
+        Options(input_size=32),
+        device="cpu",
     )
 
 
@@ -302,19 +311,8 @@ def test_balanced_classes_weigh_the_same(pictures, tmp_path):
     for i in range(1, 8):
         (pictures / "train" / "red" / f"{i}.png").unlink()
     job = tuner(pictures, tmp_path, "head", class_weight="balanced", keep="last", augment="none")
-    seen = []
-    real = Trainer._class_weights
-
-    def spy(self):
-        seen.append(real(self))
-        return seen[-1]
-
-    Trainer._class_weights = spy
-    try:
-        job.run()
-    finally:
-        Trainer._class_weights = real
-    assert np.allclose(seen[0], [17 / 24, 17 / 24, 17 / 3])
+    ready = job.prepare()
+    assert np.allclose(class_weights(job.course(ready, Cut(0))), [17 / 24, 17 / 24, 17 / 3])
 
 
 @pytest.mark.parametrize("changes", [["--color", "luma"], ["--color", "rgba"], ["--fit", "pad"]])

@@ -143,9 +143,8 @@ def tuner_of(
     strategy: "Strategy",
     network: "tuple[str, str, Options]",
     display: "ProgressDisplay",
-    **more: Any,
 ) -> "Tuner":
-    """Return the tuner that the arguments describe; `more` are further parameters of it."""
+    """Return the tuner that the arguments of both verbs describe."""
     from data.report import is_store
     from data.store import FeatureStore
     from extract.datasets import open_source
@@ -168,7 +167,6 @@ def tuner_of(
         init=arguments.init,
         on_progress=lambda p: display.update(p.done, p.total, p.skipped),
         on_picture=display.update,
-        **more,
     )
 
 
