@@ -224,7 +224,7 @@ def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, 
     assert [c.frozen for c in found if c.cut.layer] == [4, 6]  # the deepest save most
     assert all("would take" in c.cut.why for c in found if c.frozen in (1, 2, 3))
     crops = tuner(store, tmp_path / "net.ckpt", augment="crop")
-    assert "new in every epoch" in crops.cut(ready, 3).why
+    assert "new in every epoch" in crops.cut(crops.prepare(), 3).why
 
 
 def test_a_network_that_cannot_be_traced_is_counted_alike_and_runs_from_pixels(ready, store, tmp_path, monkeypatch):
