@@ -21,6 +21,10 @@ from data.staging import new_run_id, stage_block
 from data.views import View
 from pipeline import main
 
+# Threads of PyTorch and scikit-learn sleep where they wait for each other, before either is loaded, and in processes that
+# tests start: spinning, as they would, costs tiny networks on a busy machine ten times what they compute.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 # A real network that is small enough to run in a moment; its weights are random, by seed.
 TINY = ["--backbone", "timm/test_resnet", "--weights", "random"]
