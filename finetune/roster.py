@@ -239,6 +239,11 @@ def divide(roster: Roster, *, on: str | None, keep: str, hold_out: float, seed: 
         rule = SplitRule(test_fraction=0.0, val_fraction=hold_out, seed=seed)
         splits = stratified_split(roster.targets[train].astype(np.int32), roster.digests[train], rule)
         held = train[splits == "val"]
+        if not len(held):
+            raise TrainingError(
+                f"{roster.source} has one training picture of each class, of which none can be spared to choose the "
+                "epoch: add pictures, or take the last epoch with --keep last"
+            )
         parts = Parts(train[splits != "val"], held, measure, f"{len(held)} pictures held out of train", on)
     missing = sorted(set(range(len(roster.classes))) - set(roster.targets[parts.train].tolist()))
     if missing:

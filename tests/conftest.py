@@ -21,8 +21,8 @@ from data.staging import new_run_id, stage_block
 from data.views import View
 from pipeline import main
 
-# Threads of PyTorch and scikit-learn sleep where they wait for each other, before either is loaded, and in processes that
-# tests start: spinning, as they would, costs tiny networks on a busy machine ten times what they compute.
+# Said before PyTorch and scikit-learn are loaded, here and in processes that tests start: threads that wait for each
+# other sleep. Spinning, as they would, costs a tiny network up to ten times what it computes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent.parent

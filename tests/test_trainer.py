@@ -322,9 +322,7 @@ def test_gradients_that_overflow_at_any_scale_are_no_training(tmp_path):
             return NoGradient.apply(x)
 
     job = trainer(tmp_path / "s", nn.Sequential(*body(), Layer()), precision="fp16", epochs=30, batch_size=6)
-    with pytest.raises(
-        Diverged, match=r"every gradient overflows in epoch \d+, so that nothing is learnt: take"
-    ):
+    with pytest.raises(Diverged, match=r"every gradient overflows in epoch \d+, so that nothing is learnt: take"):
         job.run()
 
 

@@ -203,6 +203,27 @@ def test_random_crops_forbid_keeping_activations_and_a_few_views_allow_it(store,
     assert again.passes["extracted"] == 0
 
 
+@pytest.mark.parametrize("mode", ["head", "partial"])
+def test_mixed_pictures_go_through_all_of_the_network(mode, store, tmp_path):
+    mixed = tuner(FeatureStore(store), tmp_path, mode, augment="flip", mixup=0.4).run()
+    assert not mixed.cached
+    assert any("--mixup 0 lets the frozen stages run once" in note for note in mixed.notes)
+    plain = tuner(FeatureStore(store), tmp_path, mode, "plain.ckpt", augment="flip", mixup=0.4)
+    plain.cache = False
+    assert np.array_equal(mixed.scores, plain.run().scores)
+
+
+def test_the_views_of_a_layer_share_the_memory_for_activations(store, tmp_path, monkeypatch):
+    job = tuner(FeatureStore(store), tmp_path, "head", augment="flip")
+    ready = job.prepare()
+    cut = job.cut(ready, ready.strategy.frozen(len(ready.operated.stages)))
+    job.keep(ready, [cut])
+    for room, read in ((5, True), (3, False)):  # times what one of the two views takes
+        monkeypatch.setattr("finetune.keeping._MEMORY", room * cut.nbytes // 2)
+        found = ready.keeper.open(cut.layer, ready.roster).vectors
+        assert [isinstance(view._X, np.ndarray) for view in found] == [read, read]
+
+
 def test_pictures_without_a_store_leave_nothing_beside_the_checkpoint(pictures, tmp_path):
     job = tuner(pictures, tmp_path / "out", "head")
     (tmp_path / "out").mkdir()
@@ -233,6 +254,16 @@ def test_val_chooses_where_test_measures(pictures):
         divide(roster, on="train", keep="last", hold_out=0.25, seed=0)
     with pytest.raises(TrainingError, match="no labelled picture in the split 'dev', only in test, train, val"):
         divide(roster, on="dev", keep="last", hold_out=0.25, seed=0)
+
+
+def test_pictures_of_which_none_can_be_spared_are_refused_before_training(pictures):
+    roster = roster_of_images(open_images(pictures))
+    first = {int(target): i for i, target in reversed(list(enumerate(roster.targets)))}
+    roster.splits[:] = "test"
+    roster.splits[list(first.values())] = "train"
+    with pytest.raises(TrainingError, match="none can be spared to choose the epoch: add pictures, or .* --keep last"):
+        divide(roster, on=None, keep="best", hold_out=0.15, seed=0)
+    assert len(divide(roster, on=None, keep="last", hold_out=0.15, seed=0).train) == 3
 
 
 def test_a_store_and_its_pictures_are_the_same_roster(pictures, store):
