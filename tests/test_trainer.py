@@ -267,6 +267,7 @@ def test_what_a_killed_writer_left_of_a_state_is_removed(tmp_path):
 
 def test_a_mixed_picture_is_right_by_the_shares_of_its_classes(tmp_path):
     job = trainer(tmp_path / "s", epochs=1, batch_size=18, mixup=1.0, lr=1e-9, keep="last")
+    nn.init.normal_(job.course.network.last.weight, std=5.0)
     rng = np.random.default_rng([0, 1])
     rows = rng.permutation(np.arange(18))
     share = rng.beta(1.0, 1.0)
@@ -274,7 +275,9 @@ def test_a_mixed_picture_is_right_by_the_shares_of_its_classes(tmp_path):
     with torch.no_grad():
         x = torch.from_numpy(share * X[rows] + (1 - share) * X[other]).float()
         answers = job.course.network(x).argmax(dim=1).numpy()
-    wanted = share * (answers == Y[rows]).mean() + (1 - share) * (answers == Y[other]).mean()
+    one, two = (answers == Y[rows]).mean(), (answers == Y[other]).mean()
+    assert one != two
+    wanted = share * one + (1 - share) * two
     assert job.run().epochs[0].train_accuracy == pytest.approx(wanted)
 
 
