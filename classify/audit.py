@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.duplicates import Copies
+from classify.duplicates import Copies, Indices
 from classify.leakage import accuracy_with_and_without, tell_splits_apart
 from classify.oddities import classes_in_two, lookalike_classes, odd_folders, outliers
 from classify.out_of_fold import kept_together, out_of_fold
 from classify.selection import train
 from classify.statistics import wilson_interval
-from classify.suspects import confused_classes, find_hard, find_suspects
+from classify.suspects import Confusion, confused_classes, find_hard, find_suspects
 from data.errors import StoreError
 from data.store import Samples
 
@@ -246,7 +246,6 @@ class Audit:
                 f"{'its label' if alone == 1 else 'their labels'}"
             )
         suspects = find_suspects(p, y)
-        hard = find_hard(p, y, suspects)
         matrix, confused = confused_classes(p, y)
         names = samples.classes
 
@@ -254,49 +253,32 @@ class Audit:
             score, own = float(p[row, y[row]] - p[row, suggested]), float(p[row, y[row]])
             return {**self._picture(row), "suggested": names[suggested], "score": score, "probability": own}
 
-        support, right = matrix.sum(axis=1), matrix.diagonal()
-        recall = [
-            {
-                "class": name,
-                "n": int(n),
-                "recall": float(r / n) if n else None,
-                "recall_ci95": wilson_interval(int(r), int(n)) if n else None,
-            }
-            for name, n, r in zip(names, support, right, strict=True)
-        ]
-        recall.sort(key=lambda row: (2.0 if row["recall"] is None else row["recall"], row["class"]))
         pairs = zip(suspects.rows.tolist(), suspects.suggested.tolist(), strict=True)
         return {
             "suspects": [judged(row, suggested) for row, suggested in pairs],
-            "hard": [judged(row, int(p[row].argmax())) for row in hard.tolist()],
+            "hard": [judged(row, int(p[row].argmax())) for row in find_hard(p, y, suspects).tolist()],
             "confident_joint": suspects.joint.tolist(),
             "confusion_matrix": matrix.tolist(),
-            "confused": [
-                {
-                    **vars(c),
-                    "a": names[c.a],
-                    "b": names[c.b],
-                    "rate_a_as_b": c.a_as_b / c.n_a if c.n_a else None,
-                    "rate_b_as_a": c.b_as_a / c.n_b if c.n_b else None,
-                }
-                for c in confused
-            ],
-            "classes_recall": recall,
+            "confused": [_confused(c, names) for c in confused],
+            "classes_recall": _recalls(matrix, names),
             "lookalikes": [{**vars(m), "a": names[m.a], "b": names[m.b]} for m in lookalike_classes(p, y, matrix)],
-            "two_groups": [
-                {
-                    "class": names[t.label],
-                    "sizes": [len(g) for g in t.groups],
-                    "distance": t.distance,
-                    "examples": [[samples.paths[r] for r in g[:5].tolist()] for g in t.groups],
-                }
-                for t in ([] if self.brief else classes_in_two(samples.X, y, self.seed))
-            ],
+            "two_groups": [] if self.brief else self._two_groups(),
             "folders": [
                 {**vars(f), "label": names[f.label], "suggested": names[f.suggested]}
                 for f in odd_folders(samples.paths, p, y)
             ],
         }
+
+    def _two_groups(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "class": self.samples.classes[found.label],
+                "sizes": [len(rows) for rows in found.groups],
+                "distance": found.distance,
+                "examples": [[self.samples.paths[row] for row in rows[:5].tolist()] for rows in found.groups],
+            }
+            for found in classes_in_two(self.samples.X, self.samples.y, self.seed)
+        ]
 
     def _leak(
         self, pair: tuple[str, str], params: dict[str, Any] | None, notes: list[str], on_progress: Report | None
@@ -337,3 +319,28 @@ class Audit:
 
 def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _confused(found: Confusion, names: list[str]) -> dict[str, Any]:
+    """Return two classes that are taken for each other, by name and with their rates."""
+    return {
+        **vars(found),
+        "a": names[found.a],
+        "b": names[found.b],
+        "rate_a_as_b": found.a_as_b / found.n_a if found.n_a else None,
+        "rate_b_as_a": found.b_as_a / found.n_b if found.n_b else None,
+    }
+
+
+def _recalls(matrix: Indices, names: list[str]) -> list[dict[str, Any]]:
+    """Return each class's recall with Wilson's interval, the lowest first."""
+    rows = [
+        {
+            "class": name,
+            "n": n,
+            "recall": right / n if n else None,
+            "recall_ci95": wilson_interval(right, n) if n else None,
+        }
+        for name, n, right in zip(names, matrix.sum(axis=1).tolist(), matrix.diagonal().tolist(), strict=True)
+    ]
+    return sorted(rows, key=lambda row: (2.0 if row["recall"] is None else row["recall"], row["class"]))

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from classify.folds import with_every_class
 from classify.head import Array, Floats, Vectors
 from data.errors import HeadError
 
@@ -53,7 +54,7 @@ def inner_folds(X: Vectors, y: Array, n_folds: int, views: int, seed: int) -> np
     Returns
     -------
     ndarray of shape (n,), int64
-        Fold of each row; -1 where a class has one content only, which always trains.
+        Fold of each row; -1 for what always trains, so that every class does: the only content of its class.
 
     Raises
     ------
@@ -72,4 +73,5 @@ def inner_folds(X: Vectors, y: Array, n_folds: int, views: int, seed: int) -> np
         if len(mine) > 1:
             fold_of |= {content: (offset + i) % n_folds for i, content in enumerate(mine)}
             offset += len(mine)  # so that small classes do not all fall into the first folds
-    return np.tile(np.array([fold_of.get(content, -1) for content in contents], dtype=np.int64), views)
+    fold = np.array([fold_of.get(content, -1) for content in contents], dtype=np.int64)
+    return np.tile(with_every_class(fold, y[:n], np.array(contents, dtype="S16")), views)

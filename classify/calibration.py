@@ -193,6 +193,24 @@ def calibration_error(probabilities: Floats, correct: npt.NDArray[np.bool_]) -> 
     return float(np.abs(gaps).sum() / len(confidence))
 
 
+def error_by_chance(probabilities: Floats, *, draws: int = 400, seed: int = 0) -> float:
+    """Return the calibration error that probabilities (n, k) which are right stay below in 19 cases of 20.
+
+    Few pictures fill the bins thinly, and their error is then never zero. Answers are drawn as often right as the
+    probabilities say (consistency resampling: Broecker and Smith 2007, Weather and Forecasting 22, 651-661).
+
+    Examples
+    --------
+    >>> sure = np.tile([0.9, 0.1], (50, 1))
+    >>> 0.05 < error_by_chance(sure) < 0.12
+    True
+    """
+    confidence = probabilities.max(axis=1)
+    rng = np.random.default_rng(seed)
+    errors = [calibration_error(probabilities, rng.random(len(confidence)) < confidence) for _ in range(draws)]
+    return float(np.quantile(errors, 0.95))
+
+
 def _fit(scores: Floats, y: Array, method: str) -> tuple[float | Floats, float | Floats]:
     if method == "none" or not len(y):
         return 1.0, 0.0

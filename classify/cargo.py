@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from classify.artifact import TrainedHead, load_head, training_identity
-from classify.carried import Components
+from classify.carried import Components, foldable
 from classify.head import Array
 from data.bundle import can_hold, is_bundle, named_heads, read_bundle
 from data.errors import BundleError, FingerprintMismatch, HeadError, ProjectionError, StoreError
 from data.packing import Packed
+from data.relabel import Corrections
 from data.spec import FeatureSpec
 from data.store import FeatureInfo, FeatureStore
 from data.terminal import printable
@@ -41,6 +42,8 @@ class Order:
         ``float32`` or ``float16``; None: as stored.
     pca : int, optional
         Components of each feature to keep.
+    corrections : Corrections, optional
+        Corrected labels, for the heads that were fitted with them, and to measure on.
     """
 
     heads: Sequence[str] = ()
@@ -48,6 +51,7 @@ class Order:
     datasets: Sequence[str] = ()
     dtype: str | None = None
     pca: int | None = None
+    corrections: Corrections | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +72,11 @@ class Passenger:
     def augmented(self) -> bool:
         """Whether it was trained on other views too."""
         return int(self.trained.info["trained_on"].get("views", 1)) > 1
+
+    @property
+    def corrected(self) -> str:
+        """The SHA-256 of the corrections that it was fitted with, empty where there were none."""
+        return str((self.trained.info["trained_on"].get("corrections") or {}).get("sha256", ""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +138,9 @@ def choose_cargo(store: FeatureStore, order: Order, fit: Fit) -> Cargo:
         if head.dataset not in [view.name for view in views]:
             views.append(store.view(head.dataset))
     views = views or [store.view()]
-    notes = [note for head in heads if (note := _changed(store, head))]
+    notes = [note for head in heads if (note := _changed(store, head, order.corrections))]
+    if heads and order.corrections:
+        notes.append(f"measured on the labels that {order.corrections.path} corrects")
     packed: dict[str, Packed] = {}
     components: dict[str, Components] = {}
     for fingerprint, others in _chosen(store, held, order, heads, views).items():
@@ -161,6 +172,8 @@ def _open_heads(store: FeatureStore, order: Order) -> list[Passenger]:
                 f"the classes {_some(classes)}: name a head fitted on it, or the store it was fitted on"
             )
         _refuse_lacking(store, head)
+        if order.pca and not foldable(trained):
+            _refuse_other_labels(head, order.corrections)
         heads[head.name] = head
     return list(heads.values())
 
@@ -179,6 +192,17 @@ def _refuse_lacking(store: FeatureStore, head: Passenger) -> None:
         ) from None
 
 
+def _refuse_other_labels(head: Passenger, corrections: Corrections | None) -> None:
+    """Raise if a head that is to be fitted anew would learn other labels than it did."""
+    if head.corrected in ("", corrections and corrections.sha256):
+        return
+    given = f"not with {corrections.path}" if corrections else "and none are given"
+    raise HeadError(
+        f"{head.file} was fitted with corrected labels (a CSV of SHA-256 {head.corrected[:12]}), {given}, and --pca "
+        "has it fitted anew: name the same CSV with --relabel, or leave out --pca"
+    )
+
+
 def _dataset_of(trained: TrainedHead, store: FeatureStore, order: Order) -> str:
     own = str(trained.info["trained_on"]["dataset"])
     if order.datasets:
@@ -192,12 +216,20 @@ def _dataset_of(trained: TrainedHead, store: FeatureStore, order: Order) -> str:
     return own
 
 
-def _changed(store: FeatureStore, head: Passenger) -> str:
+def labels_of(store: FeatureStore, head: Passenger, corrections: Corrections | None) -> FeatureStore:
+    """Return a store as a head was fitted on it: with corrected labels where it was."""
+    return FeatureStore(store.path, corrections if head.corrected else None)
+
+
+def _changed(store: FeatureStore, head: Passenger, corrections: Corrections | None) -> str:
     """Say so if a head was fitted on other pictures or labels than its split has now."""
     was = head.trained.info["trained_on"].get("identity")
     if head.trained.kind == "finetuned" or was is None or head.split not in store.splits(head.dataset):
         return ""
-    now = training_identity(head.trained.samples(store, head.split, head.dataset, memory=0))
+    if head.corrected and not corrections:
+        return f"{head.name} was fitted with corrected labels: with --relabel it is measured on them"
+    labels = labels_of(store, head, corrections)
+    now = training_identity(head.trained.samples(labels, head.split, head.dataset, memory=0))
     return "" if now == was else f"{head.name} was fitted on other pictures or labels than {head.split} has now"
 
 

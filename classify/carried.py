@@ -106,8 +106,14 @@ def carry_projected(
         seed=selection["seed"],
     )
     requests, files = [s.request for s in sources], [s.weights_file for s in sources]
-    save_head(path, fitted, samples, request=requests, weights_file=files)
+    corrections = trained.info["trained_on"].get("corrections")
+    save_head(path, fitted, samples, request=requests, weights_file=files, corrections=corrections)
     return "fitted anew"
+
+
+def foldable(trained: TrainedHead) -> bool:
+    """Whether a head begins with a matrix product, which takes in what projects its features."""
+    return isinstance(trained.head, LinearHead | MLPHead)
 
 
 def _folded(trained: TrainedHead, components: Sequence[Components]) -> Head | None:
@@ -152,7 +158,9 @@ def chosen_freely(trained: TrainedHead) -> dict[str, list[Any]]:
 
 
 def rule_of(trained: TrainedHead) -> str:
-    """Return the rule that chose, by what it chose: a head's file does not name it."""
+    """Return the rule that chose; by what it chose, where the head is from before its file named it."""
+    if "rule" in trained.info["selection"]:
+        return str(trained.info["selection"]["rule"])
     candidates = [Candidate(**candidate) for candidate in trained.info["selection"]["candidates"]]
     params = trained.head.get_params()
     if trained.info["selection"]["tuned_on"] != "cv" or len(candidates) < 2:
@@ -167,7 +175,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 def calibration_of(trained: TrainedHead) -> str:
-    """Return how its scores were made probabilities, by what came of it."""
+    """Return how its scores were made probabilities; by what came of it, where its file does not name it."""
+    if "calibration" in trained.info["selection"]:
+        return str(trained.info["selection"]["calibration"])
     if np.any(trained.head.bias_):
         return "platt"
     return "none" if np.ndim(trained.head.scale_) == 0 and trained.head.scale_ == 1 else "temperature"

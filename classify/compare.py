@@ -3,149 +3,26 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from classify.artifact import TrainedHead, load_head, save_head, training_identity
-from classify.evaluate import Measured, Pair, Scores, compare_pairs, copies_note, measure, rank
+from classify.evaluate import copies_note, measure
 from classify.head import Array
 from classify.heads import HEADS
+from classify.ranking import Contender, Ranking, ranking_of
 from classify.rows import Rows
 from classify.selection import train
-from classify.sources import Source, find_sources, in_order_of_content, told_apart
-from classify.statistics import ALPHA, Separation, separation, winners_optimism
+from classify.sources import Source, find_sources, in_order_of_content
 from classify.training import Training
 from data.errors import HeadError
 from data.splits import measured_split
 from data.store import FeatureStore, Samples
 
 _TIMINGS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One head on one kind of features.
-
-    Parameters
-    ----------
-    name : str
-        The head and the features, as tables call it.
-    kind, features, fingerprint, store : str
-        What was fitted on what.
-    params : dict
-        As chosen on the training split.
-    cv_accuracy : float or None
-        From the choice.
-    n_train : int
-        Training pictures.
-    fit_seconds : float
-        Choice and fit together.
-    predict_microseconds : float
-        Of a picture, from its vector: the fastest of three passes over the measured split, or of a large one's first
-        block.
-    head_bytes, feature_bytes : int
-        Of the head's file, and of the stored vector of a picture.
-    extract_milliseconds : float or None
-        What it took to compute the features of a picture, as their provenance says; None where it does not.
-    engines : list of str
-        What computed them, likewise.
-    file : str
-        Where the head was written; empty if it was not.
-    scores : Scores
-        On the measured split.
-    tie : bool
-        Whether McNemar's exact test with Holm's correction cannot tell it from the best.
-    """
-
-    name: str
-    kind: str
-    features: str
-    fingerprint: str
-    store: str
-    params: dict[str, Any]
-    cv_accuracy: float | None
-    n_train: int
-    fit_seconds: float
-    predict_microseconds: float
-    head_bytes: int
-    feature_bytes: int
-    extract_milliseconds: float | None
-    engines: list[str]
-    file: str
-    scores: Scores
-    tie: bool
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the entry as JSON has it, with the scores beside the rest."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "scores"}
-        scores = self.scores.as_json()
-        return {**fields, **{name: value for name, value in scores.items() if name not in ("head", "kind")}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """All heads on one image set, best first.
-
-    Parameters
-    ----------
-    dataset, split : str
-        The pictures that were measured.
-    n : int
-        Their number.
-    classes : list of str
-        Their classes.
-    entries : list of Entry
-        By accuracy, then by log-loss.
-    pairs : list of Pair
-        Every head against the best; Holm's correction is over all of these.
-    separation : Separation or None
-        What it takes to tell the two best apart; None for one head.
-    optimism : float
-        How much better than it is the best looks here, if these pictures are taken to choose it.
-    notes : list of str
-        What qualifies the figures.
-    """
-
-    dataset: str
-    split: str
-    n: int
-    classes: list[str]
-    entries: list[Entry]
-    pairs: list[Pair]
-    separation: Separation | None
-    optimism: float
-    notes: list[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the ranking as `compare --json` prints it."""
-        return {
-            "dataset": self.dataset,
-            "split": self.split,
-            "n": self.n,
-            "classes": self.classes,
-            "heads": [entry.as_json() for entry in self.entries],
-            "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
-            "separation": dataclasses.asdict(self.separation) if self.separation else None,
-            "optimism": self.optimism,
-            "notes": self.notes,
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Fitted:
-    source: Source
-    training: Training
-    n_train: int
-    head: TrainedHead
-    head_bytes: int
-    file: str
-    seconds_a_picture: float
-    measured: Measured
 
 
 def compare(
@@ -202,58 +79,107 @@ def compare(
         If no head at all can be fitted.
     """
     sources = find_sources(stores, features, dataset)
-    report = on_progress or (lambda done, total: None)
-    groups: dict[tuple[str, str, str], list[_Fitted]] = {}
-    notes: dict[tuple[str, str, str], list[str]] = {}
-    remarks: list[tuple[str, str]] = []  # image set and note
-    seen: set[tuple[str, str, str]] = set()
-    done, total = 0, len(sources) * len(kinds)
+    report, done = on_progress or (lambda done, total: None), itertools.count(1)
     with _folder(save) as folder:
+        fits = _Fits(
+            lambda kind, training, val: train(kind, training, tune=tune, val=val, seed=seed, memory=memory),
+            folder,
+            memory,
+            lambda: report(next(done), len(sources) * len(kinds)),
+        )
         for source in sources:
             place = on or measured_split(source.store.splits(source.dataset))
-            load = functools.partial(source.store.load, dataset=source.dataset, spec=source.info.spec, memory=memory)
-            training = load(split).labelled()
-            learnt = (source.dataset, source.info.spec.fingerprint, training_identity(in_order_of_content(training)))
-            if learnt in seen:
-                done += len(kinds)
-                remarks.append((source.dataset, f"{source.store.path} holds the same {source.info.spec.title} again"))
-                continue
-            seen.add(learnt)
-            val = load("val") if tune == "val" else None
-            key: tuple[str, str, str] | None = None
-            for kind in kinds:
-                try:
-                    trained = train(kind, training, tune=tune, val=val, seed=seed, memory=memory)
-                except HeadError as error:
-                    remarks.append((source.dataset, f"not fitted: {kind} on {source.info.spec.title}: {error}"))
-                    continue
-                finally:
-                    done += 1
-                    report(done, total)
-                file = folder / f"{source.dataset}-{kind}-{source.slug}.head"
-                head = _written(file, trained, training, source)
-                samples = in_order_of_content(head.samples(source.store, place, source.dataset, memory))
-                key = (source.dataset, place, training_identity(samples))
-                classes = groups[key][0].measured.classes if key in groups else head.classes
-                fitted = _Fitted(
-                    source=source,
-                    training=trained,
-                    n_train=len(training),
-                    head=head,
-                    head_bytes=file.stat().st_size,
-                    file=str(file) if save else "",
-                    seconds_a_picture=_seconds_a_picture(head, samples.X),
-                    measured=measure(head, samples, classes),
-                )
-                groups.setdefault(key, []).append(fitted)
-            if key is not None and key not in notes:
-                notes[key] = [*(["there is no test split: this is val"] if on is None and place == "val" else [])]
-                notes[key] += copies_note(samples)
-    if not groups:
-        raise HeadError(f"no head could be fitted; {remarks[0][1]}")
-    for key in groups:
-        notes[key] += [note for dataset, note in remarks if dataset == key[0]]
-    return [_ranking(key[0], key[1], fitted, notes[key], seed) for key, fitted in groups.items()]
+            fits.add(source, kinds, (split, place), with_val=tune == "val")
+    if not fits.groups:
+        raise HeadError(f"no head could be fitted; {fits.remarks[0][1]}")
+    return [
+        ranking_of(
+            dataset,
+            place,
+            [fitted if save else dataclasses.replace(fitted, file="") for fitted in group],
+            [
+                *(["there is no test split: this is val"] if on is None and place == "val" else []),
+                *fits.notes[dataset, place, identity],
+                *(note for of, note in fits.remarks if of == dataset),
+            ],
+            seed,
+        )
+        for (dataset, place, identity), group in fits.groups.items()
+    ]
+
+
+Pictures = tuple[str, str, str]  # image set, split and identity
+
+
+@dataclasses.dataclass
+class _Fits:
+    """Heads as they are fitted and measured, by the pictures that measure them.
+
+    Parameters
+    ----------
+    learn : callable
+        Trains a kind of head on some samples, and on others that choose, if any do.
+    folder : Path
+        Of the heads' files.
+    memory : int or None
+        Bytes that may be used.
+    told : callable
+        Called for each kind of head on each source.
+    """
+
+    learn: Callable[[str, Samples, Samples | None], Training]
+    folder: Path
+    memory: int | None
+    told: Callable[[], None]
+    groups: dict[Pictures, list[Contender]] = dataclasses.field(default_factory=dict)
+    notes: dict[Pictures, list[str]] = dataclasses.field(default_factory=dict)
+    remarks: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # image set and note
+    seen: set[Pictures] = dataclasses.field(default_factory=set)
+
+    def add(self, source: Source, kinds: Sequence[str], splits: tuple[str, str], with_val: bool) -> None:
+        """Fit every kind of head on one split of a source and measure it on another, unless that was done before."""
+        spec = source.info.spec
+        load = functools.partial(source.store.load, dataset=source.dataset, spec=spec, memory=self.memory)
+        training = load(splits[0]).labelled()
+        learnt = (source.dataset, spec.fingerprint, training_identity(in_order_of_content(training)))
+        again = learnt in self.seen
+        if again:
+            self.remarks.append((source.dataset, f"{source.store.path} holds the same {spec.title} again"))
+        self.seen.add(learnt)
+        val = load("val") if with_val and not again else None
+        for kind in kinds:
+            try:
+                trained = None if again else self.learn(kind, training, val)
+            except HeadError as error:
+                trained = None
+                self.remarks.append((source.dataset, f"not fitted: {kind} on {spec.title}: {error}"))
+            self.told()
+            if trained is not None:
+                self._measure(trained, source, training, splits[1])
+
+    def _measure(self, training: Training, source: Source, samples: Samples, place: str) -> None:
+        """Write a head, read it back and measure that: it is what a user would have."""
+        file = self.folder / f"{source.dataset}-{training.kind}-{source.slug}.head"
+        known = source.info.source
+        save_head(file, training, samples, request=known.request, weights_file=known.weights_file)
+        head = load_head(file)
+        measured = in_order_of_content(head.samples(source.store, place, source.dataset, self.memory))
+        key = (source.dataset, place, training_identity(measured))
+        if key not in self.groups:
+            self.groups[key], self.notes[key] = [], copies_note(measured)
+        group = self.groups[key]
+        group.append(
+            Contender(
+                source=source,
+                training=training,
+                n_train=len(samples),
+                head=head,
+                head_bytes=file.stat().st_size,
+                file=str(file),
+                seconds_a_picture=_seconds_a_picture(head, measured.X),
+                measured=measure(head, measured, group[0].measured.classes if group else head.classes),
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -268,13 +194,6 @@ def _folder(save: Path | None) -> Iterator[Path]:
         yield save
 
 
-def _written(file: Path, trained: Training, samples: Samples, source: Source) -> TrainedHead:
-    """Write a head and read it back: what is measured is what a user would have."""
-    known = source.info.source
-    save_head(file, trained, samples, request=known.request, weights_file=known.weights_file)
-    return load_head(file)
-
-
 def _seconds_a_picture(head: TrainedHead, X: Array) -> float:
     times = []
     _, some = next(Rows([X]).blocks())  # in memory: reading is no cost of a head
@@ -283,58 +202,6 @@ def _seconds_a_picture(head: TrainedHead, X: Array) -> float:
         head.predict_proba(some)
         times.append(time.perf_counter() - start)
     return min(times) / len(some)
-
-
-def _ranking(dataset: str, split: str, fitted: list[_Fitted], notes: list[str], seed: int) -> Ranking:
-    titles = told_apart([f.source for f in fitted])
-    names = [f"{f.training.kind} on {title}" for f, title in zip(fitted, titles, strict=True)]
-    by_name = dict(zip(names, fitted, strict=True))
-    renamed = [
-        dataclasses.replace(f.measured, head=dataclasses.replace(f.head, name=name)) for name, f in by_name.items()
-    ]
-    scores = rank(renamed, seed=seed)
-    pairs = compare_pairs(scores, with_best=True)
-    ties = {scores[0].head} | {pair.b for pair in pairs if pair.p_holm >= ALPHA}
-    entries = [_entry(s, by_name[s.head], s.head in ties) for s in scores]
-    if len({e.n_train for e in entries}) > 1:
-        notes = [*notes, "the stores have different training splits: n_train says how many pictures each head saw"]
-    common = [note for note in scores[0].notes if all(note in s.notes for s in scores)]
-    return Ranking(
-        dataset=dataset,
-        split=split,
-        n=len(scores[0].correct),
-        classes=fitted[0].measured.classes,
-        entries=entries,
-        pairs=pairs,
-        separation=separation(scores[0].correct, scores[1].correct) if len(scores) > 1 else None,
-        optimism=winners_optimism(
-            np.array([s.accuracy for s in scores]), np.stack([s.drawn["accuracy"] for s in scores], axis=1)
-        ),
-        notes=[*notes, *common],
-    )
-
-
-def _entry(scores: Scores, fitted: _Fitted, tie: bool) -> Entry:
-    info = fitted.source.info
-    return Entry(
-        name=scores.head,
-        kind=fitted.training.kind,
-        features=info.spec.title,
-        fingerprint=info.spec.fingerprint,
-        store=str(fitted.source.store.path),
-        params=fitted.training.params,
-        cv_accuracy=fitted.training.cv_accuracy,
-        n_train=fitted.n_train,
-        fit_seconds=fitted.training.seconds,
-        predict_microseconds=1e6 * fitted.seconds_a_picture,
-        head_bytes=fitted.head_bytes,
-        feature_bytes=info.dim * np.dtype(info.dtype).itemsize,
-        extract_milliseconds=info.extract_milliseconds,
-        engines=sorted({run["engine"] for run in info.provenance if "engine" in run}),
-        file=fitted.file,
-        scores=scores,
-        tie=tie,
-    )
 
 
 def all_kinds(kinds: Sequence[str]) -> list[str]:

@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from classify.charts import ranking_chart
-from classify.compare import Ranking
 from classify.evaluate import SCORE_TITLES
+from classify.ranking import Ranking
 from classify.statistics import LARGE
 from data.terminal import duration, milliseconds, printable, size
 

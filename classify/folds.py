@@ -105,7 +105,7 @@ def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.N
     Returns
     -------
     ndarray of shape (n,), int64
-        Fold of each picture; -1 for the only content of its class, which always trains.
+        Fold of each picture; -1 for what always trains, so that every class does: the only content of its class.
     """
     rng = np.random.default_rng(seed)
     fold = np.full(len(y), -1, dtype=np.int64)
@@ -121,5 +121,26 @@ def stratified_folds(y: Array, digests: Array, n_folds: int, seed: int) -> npt.N
             offset += len(contents)  # so that small classes do not all fall into the first folds
     for row, c in enumerate(content.tolist()):
         fold[row] = fold_of.get(c, -1)
+    fold = with_every_class(fold, y, content)
     used = np.unique(fold[fold >= 0])
     return np.where(fold >= 0, np.searchsorted(used, fold), -1)
+
+
+def with_every_class(fold: npt.NDArray[np.int64], y: Array, content: Array) -> npt.NDArray[np.int64]:
+    """Return folds in each of which every class trains.
+
+    One fold may hold all of a class where its contents bear another label, too; then they are never held out.
+
+    Parameters
+    ----------
+    fold : ndarray of shape (n,), int64
+        Of each row, -1 for none; rows of one content have one fold.
+    y, content : ndarray of shape (n,)
+        Labels and contents.
+    """
+    fold = fold.copy()
+    for label in np.unique(y):
+        mine = y == label
+        if len(np.unique(fold[mine])) == 1:
+            fold[np.isin(content, content[mine])] = -1
+    return fold

@@ -1,6 +1,8 @@
 """What every head is: a scikit-learn estimator whose learnt state is a few arrays, stored without pickle."""
 
+import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -222,6 +224,19 @@ def _are_weights(weights: Array | None, n: int) -> bool:
     if type(weights) is not np.ndarray or weights.dtype != np.float64 or weights.shape != (n,):
         return False
     return bool(np.isfinite(weights).all() and weights.min() >= 0 and weights.max() > 0)
+
+
+def check_number(name: str, value: object, words: str, *, low: float, high: float = math.inf) -> None:
+    """Raise if a parameter is no number from `low` to `high`, or no whole one where `low` is an int.
+
+    Raises
+    ------
+    HeadError
+        With what it must be, in `words`.
+    """
+    kind = Integral if isinstance(low, int) else Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= float(value) <= high:
+        raise HeadError(f"{name} must be {words}, got {value!r}")
 
 
 def logits(scores: Floats, scale: float | Floats, bias: float | Floats) -> Floats:

@@ -10,12 +10,11 @@ from threadpoolctl import threadpool_limits
 
 from classify.blocks import check_widths, decisions
 from classify.chosen import centred_task
-from classify.head import Array, ClassWeight, Floats, SharingHead, Vectors, two_sided
+from classify.head import Array, ClassWeight, Floats, SharingHead, Vectors, check_number, two_sided
 from classify.lasso import group_lasso_path
 from classify.linear import LogisticHead
 from classify.paths import Fit, Task
 from classify.trials import for_ranking
-from data.errors import HeadError
 
 Columns = npt.NDArray[np.int32]
 
@@ -118,8 +117,8 @@ class Head2ToeHead(SharingHead):
                 yield head
 
     def _check(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise HeadError(f"head2toe keeps a fraction above 0 and up to 1 of the columns, got {self.fraction}")
+        check_number("fraction", self.fraction, "a number above 0 and up to 1", low=1e-300, high=1)
+        check_number("balance", self.balance, "a number from 0 to 1", low=0.0, high=1)
         LogisticHead(C=self.C).check()
 
     def _kept(self, ranking: Columns, n_classes: int) -> Columns:

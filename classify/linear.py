@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from classify.closed_form import lda_path, ridge_path
-from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors
+from classify.head import Array, ClassWeight, Floats, Head, LinearHead, Vectors, check_number
 from classify.paths import Fit, Task, logistic_path, svm_path
 from classify.rows import Moments, Rows
 from classify.solver import OnStep, Stopping
@@ -212,6 +212,13 @@ class SolverHead(PathHead):
         self.class_weight = class_weight
         self.random_state = random_state
 
+    def check(self) -> None:
+        """Raise if C, the tolerance or the number of steps makes no sense."""
+        super().check()
+        check_number("tol", self.tol, "a number of 0 or more", low=0.0)
+        if self.max_iter is not None:
+            check_number("max_iter", self.max_iter, "a whole number above 0", low=1)
+
     def stopping(self) -> Stopping:
         """Return when the solver stops."""
         return Stopping(self.tol, _MAX_ITER if self.max_iter is None else self.max_iter, self.tol / 10)
@@ -222,6 +229,7 @@ class SolverHead(PathHead):
         if self.solver == "penult":
             super()._fit(X, y, weights)
             return
+        self.check()
         if self.multilabel_:
             raise HeadError("solver 'sklearn' takes one label a row: use solver 'penult'")
         model = self._peer().fit(X.astype(np.float64), y, sample_weight=weights)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from classify.head import Array, ClassWeight, Floats, Head, Vectors
+from classify.head import Array, ClassWeight, Floats, Head, Vectors, check_number
 
 # Similarities this close are one: rounding unit vectors to float32 moves them by as much.
 _SAME = 1e-7
@@ -47,6 +47,7 @@ class KNNHead(Head):
         self.random_state = random_state
 
     def _fit(self, X: Vectors, y: npt.NDArray[np.intp], weights: Floats | None) -> None:
+        check_number("k", self.k, "a whole number above 0", low=1)
         self.neighbours_ = _unit(X)
         self.labels_ = y.astype(np.int32)
         self.weights_ = np.ones(len(y)) if weights is None else weights

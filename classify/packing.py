@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from classify.artifact import TrainedHead, load_head
-from classify.cargo import Fit, Order, Passenger, choose_cargo
+from classify.cargo import Fit, Order, Passenger, choose_cargo, labels_of
 from classify.carried import Trip, carry_projected, measure_trips
 from data import VERSION
 from data.bundle import FEATURES, MANIFEST, THUMBNAILS, is_bundle, manifest, members, read_bundle
@@ -125,7 +125,7 @@ class Packing:
                 "features": [self._feature(one, folder) for one in self.cargo.packed.values()],
                 "datasets": [_dataset(view) for view in self.cargo.views],
                 "heads": heads,
-                "measured": [dataclasses.asdict(one) for one in measure_trips(trips, self.store, FeatureStore(folder))],
+                "measured": self._measured(trips, folder),
                 "thumbnails": self._thumbnails(folder),
                 "notes": self.cargo.notes,
             }
@@ -149,7 +149,6 @@ class Packing:
 
     def _carry(self, folder: Path) -> tuple[list[dict[str, Any]], list[Trip]]:
         """Write the heads; return what `bundle.json` says of them, and what is to be measured."""
-        store = FeatureStore(folder)
         said: list[dict[str, Any]] = []
         trips: list[Trip] = []
         for number, head in enumerate(self.cargo.heads):
@@ -157,7 +156,7 @@ class Packing:
                 (folder / "heads").mkdir()
                 self.display.count("heads")
             file = folder / "heads" / f"{head.name}.head"
-            how = self._carry_one(head, file, store)
+            how = self._carry_one(head, file, labels_of(FeatureStore(folder), head, self.order.corrections))
             after = dataclasses.replace(load_head(file), name=str(head.file))
             said.append(
                 {
@@ -197,6 +196,11 @@ class Packing:
             lambda: store.load(head.split, dataset=head.dataset, spec=specs, augment=head.augmented),
             lambda: store.load("val", dataset=head.dataset, spec=specs),
         )
+
+    def _measured(self, trips: list[Trip], folder: Path) -> list[dict[str, Any]]:
+        """Return what the heads' figures were, and what they are on the features of the bundle."""
+        before, after = (FeatureStore(path, self.order.corrections) for path in (self.path, folder))
+        return [dataclasses.asdict(one) for one in measure_trips(trips, before, after)]
 
     def _thumbnails(self, folder: Path) -> dict[str, Any] | None:
         places: dict[bytes, Place] = {}

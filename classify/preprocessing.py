@@ -32,8 +32,10 @@ from data.store import FeatureStore, Samples
 
 FOLDS = 5
 OWN = "own"
-# A way that takes less than this share of the time is worth mentioning where it is not seen to be worse.
+# A way that takes less than this share of the time is worth mentioning, and to be recommended where the 95% interval of
+# its difference rules out that it loses more than this.
 _CHEAPER = 0.8
+_LOSS = 0.02
 _ONE_POINT = 0.01
 
 
@@ -97,6 +99,11 @@ class Entry:
     p_holm: float | None
 
     @property
+    def as_good(self) -> bool:
+        """Whether a loss of more than two points against the own one is ruled out."""
+        return self.reach[0] >= -_LOSS
+
+    @property
     def verdict(self) -> str:
         """``own``, ``better``, ``worse`` or ``tie``."""
         if self.p_holm is None:
@@ -146,9 +153,9 @@ class Comparison:
         return max(better, key=lambda entry: entry.accuracy, default=self.own)
 
     def cheaper(self) -> list[Entry]:
-        """Return the ways that take less time than the one to take and are not seen to be worse than the own one."""
-        most = self.best.milliseconds
-        if most is None:
+        """Return the ways that take less time than the own one, where that is to be kept, and tie with it."""
+        most = self.own.milliseconds
+        if most is None or self.best is not self.own:
             return []
         return [
             entry

@@ -52,13 +52,26 @@ def verdict(found: Comparison) -> list[str]:
     if worse:
         named = ", ".join(f"{entry.flags} ({100 * entry.difference:+.1f})" for entry in worse)
         lines.append(f"worse, and not to be used: {named}")
+    return lines + _quicker(found)
+
+
+def _quicker(found: Comparison) -> list[str]:
+    """Return what may save time, and what might and cannot be told."""
+    lines = []
+    unclear: list[str] = []
     for entry in found.cheaper():
         assert entry.milliseconds is not None
-        assert best.milliseconds is not None
-        lines.append(
-            f"where time matters: {entry.flags} takes {entry.milliseconds / best.milliseconds:.0%} of the time, and a "
-            f"loss was not seen ({_points(entry)} points)"
-        )
+        assert found.own.milliseconds is not None
+        share = f"{entry.milliseconds / found.own.milliseconds:.0%}"
+        if entry.as_good:
+            lines.append(
+                f"where time matters: {entry.flags} takes {share} of the time, and loses "
+                f"{max(-100 * entry.reach[0], 0.0):.1f} points at most ({_points(entry)})"
+            )
+        else:
+            unclear.append(f"{entry.flags} ({share} of the time, {_points(entry)} points)")
+    if unclear:
+        lines.append(f"quicker, but what it costs cannot be told from {found.n:,} pictures: {', '.join(unclear)}")
     return lines
 
 

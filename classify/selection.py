@@ -14,6 +14,7 @@ from classify.folds import Design
 from classify.head import Array, Floats, Head, softmax
 from classify.heads import GIVEN, HEADS, given_by
 from classify.linear import PathHead, RidgeHead, unwarned
+from classify.rows import Single
 from classify.solver import OnStep
 from classify.training import Candidate, Training, best_of, within_one_standard_error
 from classify.trials import Scaler, Trial, has_path, kept_rows, left_out, refuse_larger, task_of, trials
@@ -97,66 +98,28 @@ def train(
     start = time.perf_counter()
     samples = samples.labelled()
     _check_classes(samples)
-    fixed = dict(params or {})
-    settings = settings_of(kind, fixed, tune, grid)
-    if rule not in RULES:
-        raise HeadError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
-    if rule == "one-se" and tune != "cv":
-        raise HeadError(f"the one-standard-error rule goes by the deviation between folds: use --tune cv, not {tune}")
-    if calibration not in METHODS:
-        raise HeadError(f"no way to calibrate {calibration!r}: choose one of {', '.join(METHODS)}")
-    if tune == "val":
-        design = Design.validation(samples, val)
-    elif tune == "loo":
-        design = Design.leave_one_out(samples)
-    else:
-        design = Design.cross_validation(samples, _FOLDS, seed)
+    _check_choice(tune, rule, calibration)
+    settings = settings_of(kind, dict(params or {}), tune, grid)
+    design = _design(samples, tune, val, seed)
     if not design.n_folds:  # one picture of each class: nothing can be held out
-        settings = settings_of(kind, fixed, "none", grid)
+        settings = settings_of(kind, dict(params or {}), "none", grid)
     elif len(settings) == 1 and not measure:
         design = dataclasses.replace(design, fold=np.full(len(samples), -1), val=None)
     given = {**given_by(samples, kind), "class_weight": class_weight, "random_state": seed}
     heads = [HEADS[kind](**setting, **given) for setting in settings]
-    kept = kept_rows(design, len(heads))
-    block = (memory or _MEMORY) // 32  # float32 values: an eighth of the memory
-    in_blocks = has_path(heads)
-    values = (1 + len(samples.others)) * len(samples) * samples.X.shape[1]
-    if tune == "loo":
-        refuse_larger(8 * 4 * values, memory, f"{kind} with --tune loo")  # float64: rows, centred, turned, a temporary
-    elif not in_blocks:
-        measured = 0 if design.val is None else len(design.val) * samples.X.shape[1]
-        # float32: rows, those of a fold, standardised; and what is held out, as it is and standardised
-        refuse_larger(4 * (3 * values + 2 * measured), memory, kind)
-    class_weights = _class_weights(samples, class_weight)
-    report = on_progress or (lambda done, total: None)
+    _refuse_memory(kind, heads, design, tune, memory)
     total = len(settings) * max(design.n_folds, 1) + 1
+    report = on_progress or (lambda done, total: None)
+    effort = _Effort((memory or _MEMORY) // 32, lambda done: report(done, total), on_step)
+    class_weights, kept = _class_weights(samples, class_weight), kept_rows(design, len(heads))
     with unwarned(heads[0]):  # the final head's `converged_` is reported instead
-        tried: list[Trial] = []
-        if tune == "loo":
-            tried = left_out(_ridges(heads, kind), samples, class_weights, kept, lambda done: report(done, total))
-        elif design.n_folds:
-            tried = trials(
-                heads,
-                design,
-                class_weights,
-                kept=kept,
-                block=block,
-                report=lambda done: report(done, total),
-                on_step=on_step,
-            )
+        tried = _tried(kind, heads, design, class_weights, kept, tune, effort)
         candidates = _judge(settings, tried, design, kept, class_weight == "balanced")
         best = _choose(candidates, design, rule)
         head = HEADS[kind](**settings[best], **given)
-        scaler = Scaler.of_training(samples.X, *samples.others)
-        if in_blocks and isinstance(head, PathHead):
-            near = tried[best].start if tried else None
-            head.fit_task(task_of(design, class_weights, scaler.moments(), block), start=near, on_step=on_step)
-        else:
-            X, y = samples.training()
-            head.fit(scaler.transform(X), y)
+        scaler = _fit(head, has_path(heads), design, class_weights, tried[best].start if tried else None, effort)
     calibrated = _calibrated(tried, best, design, kept, calibration)
     head.scale_, head.bias_ = calibrated.scale, calibrated.bias
-    gap = getattr(head, "gap_", None)
     report(total, total)
     return Training(
         kind=kind,
@@ -171,15 +134,87 @@ def train(
         seconds=time.perf_counter() - start,
         notes=_notes(kind, head, settings, best),
         rule=rule,
-        gap=gap,
+        gap=getattr(head, "gap_", None),
         calibration=calibrated,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Effort:
+    """Most float32 values of a block of rows, an eighth of the memory; who is told of fits done, and of steps."""
+
+    block: int
+    report: Callable[[int], None]
+    on_step: OnStep | None
+
+
+def _check_choice(tune: str, rule: str, calibration: str) -> None:
+    if rule not in RULES:
+        raise HeadError(f"no rule {rule!r}: choose one of {', '.join(RULES)}")
+    if rule == "one-se" and tune != "cv":
+        raise HeadError(f"the one-standard-error rule goes by the deviation between folds: use --tune cv, not {tune}")
+    if calibration not in METHODS:
+        raise HeadError(f"no way to calibrate {calibration!r}: choose one of {', '.join(METHODS)}")
+
+
+def _design(samples: Samples, tune: str, val: Samples | None, seed: int) -> Design:
+    if tune == "val":
+        return Design.validation(samples, val)
+    return Design.leave_one_out(samples) if tune == "loo" else Design.cross_validation(samples, _FOLDS, seed)
+
+
+def _refuse_memory(kind: str, heads: list[Head], design: Design, tune: str, memory: int | None) -> None:
+    samples, val = design.samples, design.val
+    columns = samples.X.shape[1]
+    values = (1 + len(samples.others)) * len(samples) * columns
+    if tune == "loo":
+        refuse_larger(8 * 4 * values, memory, f"{kind} with --tune loo")  # float64: rows, centred, turned, a temporary
+    elif not has_path(heads):
+        measured = 0 if val is None else len(val) * columns
+        # float32: rows, those of a fold, standardised; and what is held out, as it is and standardised
+        refuse_larger(4 * (3 * values + 2 * measured), memory, kind)
+
+
+def _tried(
+    kind: str,
+    heads: list[Head],
+    design: Design,
+    class_weights: Floats | None,
+    kept: slice,
+    tune: str,
+    effort: _Effort,
+) -> list[Trial]:
+    """Return what each head did on what was held out; nothing where nothing could be."""
+    if tune == "loo":
+        return left_out(_ridges(heads, kind), design.samples, class_weights, kept, effort.report)
+    if not design.n_folds:
+        return []
+    return trials(
+        heads, design, class_weights, kept=kept, block=effort.block, report=effort.report, on_step=effort.on_step
+    )
+
+
+def _fit(
+    head: Head, in_blocks: bool, design: Design, class_weights: Floats | None, near: Single | None, effort: _Effort
+) -> Scaler:
+    """Fit a head on all of the training pictures, one with a path near a solution; return their scaler."""
+    samples = design.samples
+    scaler = Scaler.of_training(samples.X, *samples.others)
+    if in_blocks and isinstance(head, PathHead):
+        task = task_of(design, class_weights, scaler.moments(), effort.block)
+        head.fit_task(task, start=near, on_step=effort.on_step)
+    else:
+        X, y = samples.training()
+        head.fit(scaler.transform(X), y)
+    return scaler
 
 
 def _ridges(heads: list[Head], kind: str) -> list[RidgeHead]:
     ridges = [head for head in heads if isinstance(head, RidgeHead)]
     if len(ridges) < len(heads):
         raise HeadError(f"--tune loo is for ridge, which has it in closed form: use --tune cv for {kind}")
+    for ridge in ridges:
+        ridge.check()
     return ridges
 
 
@@ -206,7 +241,7 @@ def _judge(
 
 def _calibrated(tried: list[Trial], best: int, design: Design, kept: slice, method: str) -> Calibration:
     if not tried:
-        return Calibration("none", 1.0, 0.0, None, None)
+        return Calibration(method, 1.0, 0.0, None, None)
     return calibrate(tried[best].scores, design.truth[kept], design.fold_of[kept], method)
 
 

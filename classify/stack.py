@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from classify.blocks import check_widths, decisions, inner_folds
 from classify.chosen import choose
-from classify.head import ClassWeight, Floats, Head, Vectors, softmax, two_sided
+from classify.head import ClassWeight, Floats, Head, Vectors, check_number, softmax, two_sided
 from classify.linear import LDAHead, LogisticHead, PathHead, RidgeHead, SVMHead
 from data.errors import HeadError
 
@@ -92,6 +92,7 @@ class StackHead(Head):
             raise HeadError(f"stack has no base {self.base!r}: choose one of {', '.join(BASES)}")
         if self.how not in HOW:
             raise HeadError(f"stack knows no way {self.how!r}: choose one of {', '.join(HOW)}")
+        check_number("folds", self.folds, "a whole number above 1", low=2)
         if self.C is not None:
             LogisticHead(C=self.C).check()
         fold = inner_folds(X, y, self.folds, self.views, self.random_state)

@@ -244,7 +244,7 @@ def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Call
             out = np.flatnonzero(design.fold_of == fold)
             mine = np.flatnonzero(out % steps == 0)  # whose scores are kept
             X, X_out = scaler.transform(X), scaler.transform(measured.X[design.held_out[out]])
-            jobs = (delayed(_fit_and_score)([heads[i] for i in g], X, y, X_out, n_classes, tell) for g in groups)
+            jobs = (delayed(_fit_and_score)([heads[i] for i in g], X, y, X_out, tell) for g in groups)
             ready = Parallel(n_jobs=threads, prefer="threads", return_as="generator")(jobs)
             for group, found in zip(groups, ready, strict=True):
                 for i, of_head in zip(group, found, strict=True):
@@ -261,20 +261,12 @@ def _groups(heads: Sequence[Head], d: int) -> list[list[int]]:
     return list(of_key.values())
 
 
-def _fit_and_score(
-    heads: list[Head], X: Array, y: Array, X_out: Array, n_classes: int, tell: Callable[[], None]
-) -> list[Floats]:
+def _fit_and_score(heads: list[Head], X: Array, y: Array, X_out: Array, tell: Callable[[], None]) -> list[Floats]:
     found = []
     first = heads[0]
     fitted = first.fit_together(heads, X, y) if isinstance(first, SharingHead) else (head.fit(X, y) for head in heads)
     for head in fitted:
-        scores = head.scores(X_out)
-        if scores.shape[1] < n_classes:
-            # a class whose every picture is held out, being a copy of another class's: last in every row
-            full = np.repeat(scores.min(axis=1, keepdims=True) - 1, n_classes, axis=1)
-            full[:, head.classes_] = scores
-            scores = full
-        found.append(scores)
+        found.append(head.scores(X_out))
         tell()
     return found
 

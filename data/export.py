@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.bundle import refuse_inside
-from data.errors import MissingDependency, StoreError
+from data.errors import MissingDependency, StoreError, how_to_install
+from data.kinds import kind_of
 from data.staging import atomic_file, disk_full_hint
 from data.store import FeatureStore
 from data.table import OnProgress, Table, choose_table
@@ -77,7 +78,7 @@ def to_pandas(
     try:
         import pandas as pd
     except ImportError:
-        raise MissingDependency("a data frame needs pandas: install it with `pip install 'penult[tables]'`") from None
+        raise MissingDependency(f"a data frame needs pandas: {how_to_install('tables')}") from None
     table = choose_table(store, split, dataset=dataset, features=features)
     X = np.empty((len(table), table.dim), dtype=table.dtype)
     for rows, vectors in table.pieces():
@@ -274,22 +275,19 @@ def export_table(table: Table, path: str | os.PathLike[str], on_progress: OnProg
 
 
 def refuse_head(path: Path) -> None:
-    """Raise if a file is a head, which holds no features.
+    """Raise if a file is a head or a fine-tuned network, which hold no features.
 
     Raises
     ------
     StoreError
         With what can be exported.
     """
-    if path.is_file():
-        with open(path, "rb") as file:
-            # safetensors: the length of a JSON header in 8 bytes, then the header
-            start = file.read(8 + 64)
-        if start[8:9] == b"{" and b'"__metadata__"' in start and b'"penult_head"' in start:
-            raise StoreError(
-                f"{path} is a head, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
-                "features you want"
-            )
+    kind = kind_of(path)
+    if kind in ("a head", "a fine-tuned network"):
+        raise StoreError(
+            f"{path} is {kind}, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
+            "features you want"
+        )
 
 
 def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]:
@@ -385,7 +383,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise MissingDependency(
-            "writing Parquet needs pyarrow: install it with `pip install 'penult[tables]'`"
-        ) from None
+        raise MissingDependency(f"writing Parquet needs pyarrow: {how_to_install('tables')}") from None
     return pyarrow, pyarrow.parquet

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from data.disks import CONTAINERS, disk_of, read_file, refuse_large
 from data.errors import ImageSetError, MissingFile, PenultError, first_line
 from data.folders import class_rows
+from data.kinds import mistaken
 from data.listing import (
     EXTENSIONS,
     OBJECT,
@@ -347,11 +348,13 @@ def _list(text: str) -> Listing:
         )
     else:
         raise ImageSetError(
-            f"{text} is neither a folder, a .csv manifest nor a picture, nor another source that Penult knows "
+            mistaken(Path(text), "pictures")
+            or f"{text} is neither a folder, a .csv manifest nor a picture, nor another source that Penult knows "
             f"({', '.join(sorted({*MANIFESTS, *CONTAINERS} - {'.csv'}))}): name one of these"
         )
     if not listing.rows:
-        raise ImageSetError(f"{text} holds no pictures ({hint}): name the folder above the class folders")
+        none = f"{text} holds no pictures ({hint}): name the folder above the class folders"
+        raise ImageSetError(mistaken(Path(text), "pictures") or none)
     return listing
 
 

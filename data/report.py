@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from data.bundle import is_bundle
+from data.kinds import kind_of
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_HDF5 = b"\x89HDF\r\n\x1a\n"
-
 
 def is_store(path: Path) -> bool:
     """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, a bundle, or blocks."""
@@ -27,10 +26,7 @@ def is_store(path: Path) -> bool:
         return is_bundle(path) or any(path.glob("*.h5")) or bool(staged_blocks(path))
     if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
         return True
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(_HDF5)) == _HDF5
+    return kind_of(path) == "a feature store"
 
 
 def describe_store(path: Path) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
-
-from data.errors import OutputError
 
 
 def write_json(target: str, result: dict[str, Any]) -> None:
@@ -17,29 +14,6 @@ def write_json(target: str, result: dict[str, Any]) -> None:
         sys.stdout.write(text)
     else:
         Path(target).write_text(text, encoding="utf-8")
-
-
-def refuse_other_file(target: str | None, option: str) -> None:
-    """Raise if `--json` or `--csv` would replace a store, a head or whatever else was named there by mistake.
-
-    Raises
-    ------
-    OutputError
-        With the next step.
-    """
-    if target in (None, "-") or not os.path.exists(target):
-        return
-    if os.path.isdir(target):
-        raise OutputError(f"--{option} {target}: that is a folder: name a file, such as {target}/results.{option}")
-    if not os.path.isfile(target):  # a pipe, /dev/null
-        return
-    with open(target, "rb") as file:
-        start = file.read(4096)
-    # a CSV is text; a result of ours is an object
-    if b"\0" in start or (option == "json" and start and not start.startswith(b"{")):
-        raise OutputError(
-            f"--{option} takes the file to write, and {target} exists and is no {option.upper()}: name another"
-        )
 
 
 def plain(value: Any) -> Any:

@@ -4,7 +4,15 @@ import sklearn.metrics
 from scipy.special import expit
 from sklearn.calibration import _sigmoid_calibration
 
-from classify.calibration import METHODS, calibrate, calibration_error, fit_platt, fit_scale, log_loss
+from classify.calibration import (
+    METHODS,
+    calibrate,
+    calibration_error,
+    error_by_chance,
+    fit_platt,
+    fit_scale,
+    log_loss,
+)
 from classify.head import logits, softmax
 from data.errors import HeadError
 
@@ -189,6 +197,17 @@ def test_the_calibration_error_equals_a_loop_over_bins():
         if inside.any():
             want += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
     assert calibration_error(probabilities, correct) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("n", [60, 2000])
+def test_probabilities_that_are_right_stay_below_the_error_by_chance(n):
+    rng = np.random.default_rng(0)
+    high = rng.uniform(0.5, 1, size=n)
+    probabilities = np.stack([high, 1 - high], axis=1)
+    limit = error_by_chance(probabilities)
+    errors = [calibration_error(probabilities, rng.random(n) < high) for _ in range(300)]
+    assert 0.9 < np.mean(np.array(errors) < limit) < 0.99
+    assert calibration_error(probabilities, rng.random(n) < high - 0.2) > limit
 
 
 def test_a_certain_head_that_is_right_has_no_calibration_error():

@@ -122,7 +122,7 @@ def test_columns_are_chosen_within_each_fold(monkeypatch):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"fraction": 0.0}, r"^head2toe keeps a fraction above 0 and up to 1 of the columns, got 0.0$"),
+        ({"fraction": 0.0}, r"^fraction must be a number above 0 and up to 1, got 0.0$"),
         ({"fraction": 1.5}, r"got 1.5$"),
         ({"C": -1.0}, r"^C must be a number above 0, got -1.0$"),
         ({"widths": (3, 3)}, r"^the widths of head2toe must be above 0 and sum to the 60 columns of X, got \(3, 3\)$"),

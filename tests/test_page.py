@@ -16,7 +16,7 @@ import verbs.report
 from classify.artifact import load_head
 from classify.page.assemble import embedded_json, write_report
 from classify.page.feature_map import MAPS, draw_maps
-from classify.page.findings import Question
+from classify.page.findings import Question, find
 from classify.page.origin import _extract
 from classify.page.thumbnails import encode, make_thumbnails
 from classify.probing import Original
@@ -157,12 +157,26 @@ def test_corrected_labels_are_what_the_page_shows(made):
     assert found["origin"]["features"][0]["licence"] == "MIT"
 
 
+def test_vectors_that_memory_does_not_hold_are_not_read_for_the_audit(made, monkeypatch):
+    monkeypatch.setattr("classify.page.findings._MEMORY", 1000)
+    store = FeatureStore(made[0] / "features.h5")
+    found = find(
+        Question(store, [load_head(made[0] / "lr.head")], lambda *_: Original()), lambda _: None, lambda *_: None
+    )
+    assert found.audit is found.curve is None
+    assert found.notes[:2] == [
+        "labels and copies of 48 pictures were not looked at here: `audit` does",
+        "no learning curve of 36 pictures here: `fit --curve` measures it",
+    ]
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ["--head", "lr", "--calibrate", "platt", "--rule", "one-se", "--grid", "0.0001", "10.0", "6", "--seed", "3"],
         ["--head", "head2toe", "--param", "balance=0.0", "--param", "C=0.01", "--grid", "0.2", "1.0", "3"],
         ["--head", "mlp", "--param", "early_stopping=False", "--param", "epochs=3", "--calibrate", "none"],
+        ["--head", "ridge", "--param", "alpha=10.0", "--rule", "one-se"],
     ],
 )
 def test_the_commands_of_a_page_fit_the_same_heads_again(made, tmp_path, options):
@@ -172,6 +186,7 @@ def test_the_commands_of_a_page_fit_the_same_heads_again(made, tmp_path, options
     assert penult("report", store, head, "-o", tmp_path / "r.html", "--quick").returncode == 0
     commands = findings_of((tmp_path / "r.html").read_text())["origin"]["commands"]
     (again,) = (shlex.split(command) for command in commands if command.startswith("penult fit"))
+    assert set(options) <= set(again)
     first = head.read_bytes()
     done = penult(*again[1:])
     assert done.returncode == 0, done.stderr
@@ -222,7 +237,8 @@ def test_umap_that_is_not_installed_is_said_before_anything_is_computed(made, tm
     folder = made[0]
     done = penult("report", folder / "features.h5", folder / "lr.head", "-o", tmp_path / "x.html", "--map", "umap")
     assert done.returncode == 1
-    assert "--map umap needs umap-learn: install penult[report], or take --map tsne" in done.stderr
+    hint = "install it with `pip install '.[report]'` in Penult's checkout, or take --map tsne"
+    assert f"--map umap needs umap-learn: {hint}" in done.stderr
 
 
 def test_the_choices_of_the_command_line_are_the_maps_there_are():

@@ -139,11 +139,11 @@ def test_no_picture_is_judged_by_a_head_that_saw_it_or_its_copy():
     assert right_out_of_fold(twice, 0).mean() < 0.65
 
 
-def entry(factor, name, difference, p_holm, milliseconds=10.0):
+def entry(factor, name, difference, p_holm, milliseconds=10.0, reach=0.02):
     flags = f"--{factor} {name}" if factor != "own" else ""
     return Entry(
         factor, name, flags, "", milliseconds, 0.9 + difference, (0.8, 1.0), difference,
-        (difference - 0.02, difference + 0.02), 0.05, p_holm, p_holm,
+        (difference - reach, difference + reach), 0.05, p_holm, p_holm,
     )  # fmt: skip
 
 
@@ -152,10 +152,17 @@ def comparison(*entries):
 
 
 def test_the_verdict_is_a_sentence_and_options_to_copy():
-    even = comparison(entry("fit", "pad", 0.01, 1.0), entry("size", "160", -0.005, 1.0, 4.0))
-    first, cheaper = verdict(even)
+    ways = (entry("size", "160", -0.005, 1.0, 4.0, reach=0.01), entry("size", "128", -0.015, 1.0, 3.0))
+    even = comparison(entry("fit", "pad", 0.01, 1.0), *ways)
+    first, cheaper, unclear = verdict(even)
     assert first.startswith("keep the network's own preprocessing: nothing here is distinguishable from it on 500")
-    assert cheaper.startswith("where time matters: --size 160 takes 40% of the time")
+    assert cheaper == (
+        "where time matters: --size 160 takes 40% of the time, and loses 1.5 points at most (-0.5 [-1.5, +0.5])"
+    )
+    assert unclear == (
+        "quicker, but what it costs cannot be told from 500 pictures: --size 128 (30% of the time, -1.5 [-3.5, +0.5] "
+        "points)"
+    )
     assert (even.best.flags, even.as_json()["options"]) == ("", "")
     assert power_note(even) == (
         "500 pictures: a difference of 3.1 points shows in four of five such samples; to tell 1 point takes about "
@@ -166,6 +173,8 @@ def test_the_verdict_is_a_sentence_and_options_to_copy():
     assert first == "use --fit pad: +3.1 [+1.1, +5.1] points, p = 0.001"
     assert also == "better by themselves too: --size 288 (+2.0); what they give together was not tried"
     assert worse == "worse, and not to be used: --x y (-10.0)"
+    # what ties with the own one and is quicker is no way to save time where another is better
+    assert len(verdict(comparison(entry("fit", "pad", 0.031, 0.001), ways[0]))) == 1
 
 
 def test_ways_are_tested_in_pairs_on_the_same_pictures(tmp_path, stage):

@@ -187,6 +187,71 @@ def test_corrections_are_exported_and_fit_takes_them(page, report, tmp_path):
     assert not page.locator(".corrected").count()
 
 
+def test_a_second_round_of_corrections_keeps_the_first(browser, tmp_path):
+    store = make_store(tmp_path, ("ant", "bee", "cat"), per_class=8)
+    heads = make_heads(store, ("centroid",))
+    view = store.view()
+    digests = [digest.decode() for digest in view.digests.tolist()]
+    first = [
+        ["path", "digest", "label", "corrected"],
+        [view.paths[9], digests[9], "bee", "cat"],
+        ["", digests[3], "", "drop"],
+    ]
+    (tmp_path / "c.csv").write_text("".join(f"{','.join(row)}\n" for row in first))
+    for name, more in (("one", ()), ("two", ("--relabel", tmp_path / "c.csv"))):
+        done = penult("report", store.path, *heads, "-o", tmp_path / f"{name}.html", "--quick", *more)
+        assert done.returncode == 0, done.stderr
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    page.goto((tmp_path / "one.html").as_uri())
+    choose(page, digests[9], "ant")
+    page.goto((tmp_path / "two.html").as_uri())
+    assert not page.locator(".tray").is_visible()  # what was chosen on the labels from before is none of this page's
+    choose(page, digests[9], "ant")
+    choose(page, digests[16], "bee")
+    assert page.locator(".tray").inner_text().startswith("2 corrections 2 new labels, beside 2 that this page was made")
+    elsewhere = ["far.png", "f" * 64, "ant", "bee"]  # which another report of the set showed
+    page.evaluate(
+        """([known, row]) => {
+          const key = Object.keys(localStorage).find((key) => localStorage[key].includes(known));
+          localStorage[key] = JSON.stringify([...JSON.parse(localStorage[key]), row]);
+        }""",
+        [digests[16], elsewhere],
+    )
+    page.reload()
+    _, rows = download(page, "#export")
+    assert [list(row.values()) for row in rows] == [
+        [view.paths[9], digests[9], "bee", "ant"],
+        [view.paths[3], digests[3], "ant", "drop"],
+        [view.paths[16], digests[16], "cat", "bee"],
+        elsewhere,
+    ]
+    context.close()
+
+
+def test_a_class_without_a_measured_picture_is_named(browser, tmp_path):
+    store = make_store(tmp_path, ("ant", "bee", "cat"), per_class=8)
+    digests = [digest.decode() for digest in store.view().digests.tolist()]
+    lines = ["digest,corrected", *(f"{digest},drop" for digest in digests[22:])]  # every cat of test
+    (tmp_path / "c.csv").write_text("\n".join(lines))
+    command = ("report", store.path, *make_heads(store, ("centroid",)), "-o", tmp_path / "r.html", "--quick")
+    done = penult(*command, "--relabel", tmp_path / "c.csv")
+    assert done.returncode == 0, done.stderr
+    with open_page(browser.new_context(), tmp_path / "r.html") as (page, troubles):
+        assert page.locator("#classes svg .name").all_text_contents() == ["ant", "bee"]
+        assert page.locator("#classes .remark").inner_text() == "Without a picture in test, and so not measured: cat."
+        assert page.locator("#data code").inner_text() == f"penult info {tmp_path / 'pictures'}"
+        assert not troubles
+
+
+def choose(page, digest, label):
+    """Give a picture another label, from the list of those that the map holds."""
+    lasso(page)
+    select = page.locator(f"#selection [data-digest='{digest}'] select").first
+    select.focus()
+    select.select_option(label)
+
+
 def test_copies_under_two_labels_take_either_of_them(browser, tmp_path):
     store = make_store(tmp_path, ("ant", "bee", "cat"), per_class=8, copied_as=2)
     done = penult("report", store.path, *make_heads(store, ("centroid",)), "-o", tmp_path / "r.html", "--quick")

@@ -157,6 +157,18 @@ def test_the_only_content_of_a_class_always_trains():
     assert (folds[:10] >= 0).all()
 
 
+@pytest.mark.parametrize("contents_of_b", [[3], [3, 4]])
+def test_every_class_trains_in_every_fold_where_its_contents_bear_another_label_too(contents_of_b):
+    y = np.array([0] * 10 + [1] * len(contents_of_b) + [2] * 10)
+    contents = np.array([*range(10), *contents_of_b, *range(20, 30)])
+    for seed in range(20):
+        folds = stratified_folds(y, digests_of(contents), 5, seed)
+        for fold in range(folds.max() + 1):
+            assert set(y[folds != fold].tolist()) == {0, 1, 2}
+        for content in contents_of_b:
+            assert len(set(folds[contents == content].tolist())) == 1
+
+
 @pytest.mark.parametrize("n", [2, 3])
 def test_small_sets_get_as_many_folds_as_they_can_fill(n):
     folds = stratified_folds(np.repeat([0], n), digests_of(range(n)), 5, 0)

@@ -99,6 +99,14 @@ def test_the_only_row_of_a_class_always_trains():
     assert StackHead(widths=widths).fit(X, y).predict_proba(X).shape == (60, 4)
 
 
+def test_every_class_trains_in_every_inner_fold_where_its_contents_bear_another_label_too():
+    X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    X, y = np.concatenate([X, X[:1]]), np.array([0] * 10 + [1] * 10 + [2])  # the only picture of class 2 is one of 0
+    folds = inner_folds(X, y, 5, 1, 0)
+    assert folds[0] == folds[-1] == -1
+    assert (folds[1:20] >= 0).all()
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

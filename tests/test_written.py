@@ -95,7 +95,10 @@ def test_prediction_as_a_table_and_as_csv_with_bad_files_listed(work):
     }
 
 
-def test_the_folder_of_json_is_made_like_any_other(work, tmp_path):
+def test_the_folders_of_json_and_csv_are_made_like_any_other(work, tmp_path):
+    done = penult("predict", "lr.head", "pictures/test/red", "--csv", tmp_path / "a/new/p.csv", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a/new/p.csv").exists()
     assert penult("info", "f.h5", "--json", tmp_path / "new/folder/info.json", cwd=work).returncode == 0
     assert json.loads((tmp_path / "new/folder/info.json").read_text())["path"] == "f.h5"
 
@@ -126,10 +129,32 @@ def test_results_never_replace_something_else(work, tmp_path, arguments, said):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write into")
-def test_a_folder_that_cannot_be_written_into_is_named_with_the_file_that_was_asked_for(work):
-    done = penult("fit", "f.h5", "--head", "ridge", "-o", "/proc/x.head", cwd=work)
-    assert done.returncode == 1
-    assert done.stderr.startswith("penult: error: /proc/x.head: ")
+@pytest.mark.parametrize("folder", ["/proc", "/proc/no/such", "lr.head", "lr.head/more"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extract", "nothing", "-o", "x.h5"],
+        ["extract", "nothing", "-o", "f.h5", "--json", "x.json"],
+        ["fit", "nothing", "--head", "ridge", "-o", "x.head"],
+        ["eval", "lr.head", "nothing", "--json", "x.json"],
+        ["predict", "nothing", "pictures", "--csv", "x.csv"],
+        ["compare", "nothing", "--png", "x.png"],
+        ["compare", "nothing", "--save", "x"],
+        ["finetune", "nothing", "-o", "x.ckpt"],
+        ["finetune", "nothing", "-o", "n.ckpt", "--tensorboard", "x"],
+        ["report", "nothing", "lr.head", "-o", "x.html"],
+        ["info", "nothing", "--sheet", "x.png"],
+        ["export", "nothing", "-o", "x.onnx"],
+        ["pack", "nothing", "-o", "x"],
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_read(work, arguments, folder):
+    target = f"{folder}/{arguments[-1]}"
+    done = penult(*arguments[:-1], target, cwd=work)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{arguments[-2]} {target} cannot be written (" in done.stderr
+    assert done.stderr.rstrip().endswith("): name another place")
+    assert not (work / "n.ckpt").exists()
 
 
 def test_results_replace_results(work, tmp_path):
@@ -158,3 +183,10 @@ def test_heads_of_one_name_are_told_apart(work):
         assert penult("fit", "f.h5", "--head", "ridge", "-o", f"{folder}/r.head", cwd=work).returncode == 0
     result = json.loads(penult("eval", "a/r.head", "b/r.head", "f.h5", "--json", "-", cwd=work).stdout)
     assert {head["head"] for head in result["heads"]} == {"a/r.head", "b/r.head"}
+
+
+def test_two_outputs_are_two_files(work):
+    done = penult("report", "f.h5", "lr.head", "-o", "same", "--json", "./same", cwd=work)
+    assert done.returncode == 1
+    assert "-o and --json are both ./same: name another file for one" in done.stderr
+    assert not (work / "same").exists()

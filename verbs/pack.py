@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verbs.arguments import MOVED, Adder, Result, positive, size_in_bytes
+from verbs.arguments import MOVED, Adder, Result, positive, size_in_bytes, wrong_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,11 +31,13 @@ def add_arguments(add: Adder) -> None:
         "the heads")
     add("--dataset", action="extend", nargs="+", default=[], metavar="NAME", help="image sets (default: those that the "
         "heads were fitted on)")
+    add("--relabel", metavar="FILE.csv", help="corrected labels, those that heads were fitted with; all are measured "
+        "on them")
     add = add.group("to make it smaller; what that costs in accuracy is measured")
     add("--dtype", choices=("float32", "float16"), help="how features are stored (default: as they are)")
     add("--pca", type=positive, metavar="N", help="keep N principal components of each feature, fitted on train; "
         "linear heads and mlp are folded into them, the others fitted anew")
-    add("--thumbnails", type=size_in_bytes, default=_ROOM, metavar="SIZE", help="room for thumbnails, such as "
+    add("--thumbnails", type=size_in_bytes, metavar="SIZE", help="room for thumbnails, such as "
         "5MB; what is measured goes first (default: 50MB)")
     add("--without", action="extend", nargs="+", default=[], choices=("thumbnails", "models"), metavar="PART",
         help="leave out thumbnails or models, the ONNX files that predict runs without torch")
@@ -49,14 +51,28 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.cargo import Order
     from classify.packing import Packing
     from data.bundle_report import print_bundle
+    from data.relabel import read_corrections
     from data.terminal import ProgressDisplay
 
+    for option, part in (("thumbnails", "thumbnails"), ("weights", "models")):
+        if part in arguments.without and getattr(arguments, option):
+            wrong_usage(
+                "pack", f"--{option} is of {part}, and --without {part} leaves them out: leave out one of the two"
+            )
+    room = _ROOM if arguments.thumbnails is None else arguments.thumbnails
     with ProgressDisplay(console, "vectors") as display:
         packing = Packing(
             Path(arguments.store),
             Path(arguments.output),
-            Order(arguments.heads, arguments.features, arguments.dataset, arguments.dtype, arguments.pca),
-            thumbnails=0 if "thumbnails" in arguments.without else arguments.thumbnails,
+            Order(
+                arguments.heads,
+                arguments.features,
+                arguments.dataset,
+                arguments.dtype,
+                arguments.pca,
+                read_corrections(arguments.relabel),
+            ),
+            thumbnails=0 if "thumbnails" in arguments.without else room,
             models="models" not in arguments.without,
             stage_one=_stage_one(arguments.weights),
             command=_command(arguments),
@@ -76,17 +92,18 @@ def _command(arguments: argparse.Namespace) -> str:
     for option in ("features", "dataset", "without"):
         values = getattr(arguments, option)
         words += [f"--{option}", *values] if values else []
+    words += ["--relabel", arguments.relabel] if arguments.relabel else []
     for file in arguments.weights:
         words += ["--weights", file]
     words += ["--dtype", arguments.dtype] if arguments.dtype else []
     words += ["--pca", str(arguments.pca)] if arguments.pca else []
-    words += ["--thumbnails", f"{arguments.thumbnails / 1e6:g}MB"] if arguments.thumbnails != _ROOM else []
+    words += ["--thumbnails", f"{arguments.thumbnails / 1e6:g}MB"] if arguments.thumbnails is not None else []
     return shlex.join(words)
 
 
 def _stage_one(weights: list[str]) -> "StageOne":
     from classify.packing import StageOne
-    from data.errors import MissingDependency
+    from data.errors import MissingDependency, how_to_install
     from data.images import PictureList
     from extract.components import components_file
     from extract.datasets import NAMED
@@ -96,9 +113,7 @@ def _stage_one(weights: list[str]) -> "StageOne":
     def export(trained: "TrainedHead", file: Path, components: list[str]) -> None:
         for package in ("torch", "onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                raise MissingDependency(
-                    f"a model needs {package}: install it with `pip install 'penult[extract]'` and pack again"
-                )
+                raise MissingDependency(f"a model needs {package}: {how_to_install('extract')}, and pack again")
         from classify.tail import exportable
         from extract.export import export_head
 

@@ -1,6 +1,8 @@
 """Which pictures a page shows, the most useful first, and what it says of each."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -99,10 +101,10 @@ def _of_cells(found: Findings, seed: int) -> list[str]:
     return [paths[i] for i in order[np.argsort(place[order], kind="stable")].tolist()]
 
 
-def picture_table(album: Album, store: FeatureStore, view: View, splits: list[str]) -> dict[str, Any]:
-    """Return path, digest, label and split of each picture on the page, the corrected label where there is one."""
+def picture_table(album: Album, targets: Any, view: View, splits: list[str]) -> dict[str, Any]:
+    """Return path, digest, label (of `targets_of`) and split of each picture on the page."""
     rows = np.array(album.rows, dtype=np.int64)
-    targets, names = targets_of(store, view), list(view.paths)
+    names = list(view.paths)
     to_page = np.array([*(album.names.index(name) for name in view.classes), -1])
     return {
         "path": [names[row] for row in album.rows],
@@ -119,6 +121,23 @@ def targets_of(store: FeatureStore, view: View) -> Any:
     right = store.corrections.targets(view, str(store.path))
     pairs = zip(view.digests.tolist(), view.targets.tolist(), strict=True)
     return np.array([-1 if (t := right.get(d, y)) is None else t for d, y in pairs], dtype=np.int32)
+
+
+def corrections_of(store: FeatureStore, view: View) -> list[list[str]]:
+    """Return the corrections that the store is read with, as rows of their CSV: path, digest, label, corrected."""
+    names = store.corrections.names if store.corrections else {}
+    row_of = {digest.decode(): row for row, digest in reversed(list(enumerate(view.digests.tolist())))}
+    labels = [*view.classes, ""]  # the last: no label, target -1
+    rows = ((row_of[digest], digest, name) for digest, name in names.items())
+    return [[view.paths[row], digest, labels[view.targets[row]], name] for row, digest, name in rows]
+
+
+def identity(view: View, targets: Any) -> str:
+    """Return the SHA-256 of the classes, and of the content and label of each picture: a set, wherever it lies."""
+    digest = hashlib.sha256(json.dumps(view.classes).encode())
+    for content, target in zip(view.digests.tolist(), targets.tolist(), strict=True):
+        digest.update(b"%s %d\n" % (content, target))
+    return digest.hexdigest()
 
 
 def answer_table(found: Findings, album: Album) -> dict[str, Any]:

@@ -185,6 +185,7 @@ def _content(question: Question, found: Findings, view: View, chosen: album.Albu
     verdicts = ["best", *(_verdict(found, s.head) for s in found.scores[1:])]
     rows = zip(found.scores, found.asked.measured, names, verdicts, strict=True)
     advice = found.advice
+    targets = album.targets_of(question.store, view)
     return {
         "title": found.dataset,
         "made": datetime.datetime.now(datetime.UTC).strftime("%d %B %Y"),
@@ -196,7 +197,7 @@ def _content(question: Question, found: Findings, view: View, chosen: album.Albu
         "splits": splits,
         "headline": words.headline(found, names),
         "notes": found.notes,
-        "pictures": album.picture_table(chosen, question.store, view, splits),
+        "pictures": album.picture_table(chosen, targets, view, splits),
         "answers": album.answer_table(found, chosen),
         "heads": [tables.head_table(*row) for row in rows],
         "pairs": [tables.pair_table(pair, by_file) for pair in found.pairs],
@@ -204,8 +205,10 @@ def _content(question: Question, found: Findings, view: View, chosen: album.Albu
         "curve": found.curve and tables.curve_table(found.curve[1], found.curve[2], names[found.curve[0]]),
         "maps": album.map_table(found, chosen),
         "audit": album.audit_table(found, chosen),
-        "dataset": tables.dataset_table(view, album.targets_of(question.store, view), splits),
+        "dataset": tables.dataset_table(view, targets, splits),
         "choices": album.choices(chosen, view),
+        "corrections": album.corrections_of(question.store, view),
+        "identity": album.identity(view, targets),
         "advice": advice and _advice(advice.as_json()),
     }
 

@@ -1,16 +1,19 @@
-// Corrections: another label for a picture, or that it be dropped, by content; and the CSV that `fit --relabel` takes.
+// Corrections: another label for a picture, or that it be dropped, by content; and the CSV that `fit --relabel` takes,
+// of those that the page was made with and those that are made on it. Each is a row of that CSV.
 
+const COLUMNS = ["path", "digest", "label", "corrected"];
 const DROP = F.choices.drop;
-const KEY = `corrections of ${F.title} ${F.pictures.digest.length} ${F.pictures.digest[0] || ""}`;
-const corrections = new Map(restored());
+const KEY = `corrections of ${F.identity}`; // of the same pictures and labels, on another page too
+const byDigest = (rows) => new Map(rows.map((row) => [row[1], row]));
+const before = byDigest(F.corrections);
+const corrections = byDigest(restored()); // some may be of pictures that this page does not show
+const correctedTo = (digest) => corrections.get(digest)?.[3];
 const labelsOf = new Map(); // of all pictures with one content
 P.digest.forEach((digest, picture) => labelsOf.set(digest, (labelsOf.get(digest) ?? new Set()).add(P.label[picture])));
-const pictureOf = new Map(P.digest.map((digest, picture) => [digest, picture]).toReversed());
 
 function restored() {
   try {
-    const known = new Set(F.pictures.digest);
-    return JSON.parse(stored(KEY) || "[]").filter(([digest, name]) => known.has(digest) && typeof name === "string");
+    return JSON.parse(stored(KEY) || "[]").filter((row) => row.length === COLUMNS.length && row.every((cell) => typeof cell === "string"));
   } catch {
     return [];
   }
@@ -23,8 +26,11 @@ const ofTwoLabels = (digest) => labelsOf.get(digest).size > 1;
 function correct(picture, name) {
   const digest = P.digest[picture];
   if (name === null || (name === nameOf(P.label[picture]) && !ofTwoLabels(digest))) corrections.delete(digest);
-  else corrections.set(digest, name);
-  keep(KEY, corrections.size ? JSON.stringify([...corrections]) : null);
+  else {
+    const [path, , label] = before.get(digest) ?? [P.path[picture], digest, P.label[picture] < 0 ? "" : nameOf(P.label[picture])];
+    corrections.set(digest, [path, digest, label, name]);
+  }
+  keep(KEY, corrections.size ? JSON.stringify([...corrections.values()]) : null);
   showCorrections(digest);
 }
 
@@ -32,7 +38,7 @@ function showCorrections(digest) {
   for (const made of document.querySelectorAll(`[data-digest="${digest}"]`)) {
     made.classList.toggle("corrected", corrections.has(digest));
     const select = made.querySelector("select");
-    if (select) setChoice(select, corrections.get(digest) ?? "");
+    if (select) setChoice(select, correctedTo(digest) ?? "");
   }
   showTray();
 }
@@ -42,7 +48,7 @@ function labelChoice(picture) {
   const digest = P.digest[picture];
   const select = el("select", { class: "relabel", "aria-label": `label of ${P.path[picture]}`, "data-kept": P.label[picture] < 0 ? "give it a label" : "label is right" });
   const suspect = suspectOf.get(picture);
-  setChoice(select, corrections.get(digest) ?? "");
+  setChoice(select, correctedTo(digest) ?? "");
   const complete = () => {
     if (select.options.length > 1 && select.dataset.complete) return;
     const value = select.value;
@@ -75,12 +81,13 @@ const tray = el("aside", { class: "tray", "aria-label": "corrections", "aria-liv
 
 function showTray() {
   const n = corrections.size;
-  const dropped = [...corrections.values()].filter((name) => name === DROP).length;
+  const dropped = [...corrections.values()].filter((row) => row[3] === DROP).length;
   tray.hidden = !n;
   if (!n) return;
   const what = [n - dropped ? many(n - dropped, "new label") : "", dropped ? `${whole(dropped)} to drop` : ""].filter(Boolean).join(", ");
+  const beside = before.size ? `, beside ${whole(before.size)} that this page was made with` : "";
   tray.replaceChildren(
-    el("div", { class: "said" }, el("b", { text: many(n, "correction") }), el("span", { class: "quiet", text: ` ${what}` })),
+    el("div", { class: "said" }, el("b", { text: many(n, "correction") }), el("span", { class: "quiet", text: ` ${what}${beside}` })),
     el("code", { class: "wide", text: "penult fit STORE --head lr -o new.head --relabel corrections.csv" }),
     el("button", { type: "button", class: "primary", id: "export", text: "Export CSV", on: { click: exportCorrections } }),
     el("button", { type: "button", text: "Clear", on: { click: clearCorrections } }),
@@ -88,12 +95,8 @@ function showTray() {
 }
 
 function exportCorrections() {
-  const rows = [["path", "digest", "label", "corrected"]];
-  for (const [digest, name] of corrections) {
-    const picture = pictureOf.get(digest);
-    rows.push([P.path[picture], digest, P.label[picture] < 0 ? "" : nameOf(P.label[picture]), name]);
-  }
-  download("corrections.csv", csv(rows));
+  const rows = new Map([...before, ...corrections]);
+  download("corrections.csv", csv([COLUMNS, ...rows.values()]));
 }
 
 function clearCorrections() {

@@ -19,6 +19,7 @@ function dataSection() {
     ]),
     splitBars(d),
   );
+  if (d.info) body.append(el("p", { class: "remark" }, "Widths, heights, formats and colours of the pictures: ", el("code", { text: d.info })));
   body.append(...auditRemarks());
   if (d.skipped.length) {
     const rows = d.skipped.slice(0, 200).map((s) => [s.path, s.reason]);

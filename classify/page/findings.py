@@ -30,7 +30,8 @@ MAP_MOST = {"pca": 5000, "tsne": 3000, "umap": 5000}
 # Of the learning curve; a short one needs more sizes to be led on.
 _SIZES, _SIZES_OF_FEW, _FEW, _REPEATS = 6, 7, 1000, 3
 
-# Bytes; vectors that take more than half stay in the store until some are drawn, and no learning curve is measured.
+# Bytes; vectors that take more than half stay in the store until some are drawn, and no learning curve is measured and
+# no label looked at.
 _MEMORY = 1 << 30
 
 OnStage = Callable[[str], None]
@@ -186,10 +187,10 @@ def _audited(
     on_stage: OnStage,
     on_progress: OnProgress,
 ) -> dict[str, Any] | None:
-    if len(whole) > _AUDIT_MOST:
+    if len(whole) > _AUDIT_MOST or not whole.held:
         notes.append(f"labels and copies of {len(whole):,} pictures were not looked at here: `audit` does")
         return None
-    whole = dataclasses.replace(whole, X=whole.X[:], widths=(whole.X.shape[1],), specs=whole.specs[-1:])
+    whole = dataclasses.replace(whole, widths=(whole.X.shape[1],), specs=whole.specs[-1:])
     on_stage("pictures compared")
     copies = find_copies(whole.X, whole.digests, on_progress)
     rows = {path: i for i, path in enumerate(question.store.view(whole.dataset).paths)}

@@ -166,7 +166,7 @@ function calibrationSection() {
     const n = h.calibration.reduce((sum, bin) => sum + bin.n, 0);
     const sure = h.calibration.reduce((sum, bin) => sum + bin.n * (bin.confidence - bin.accuracy), 0) / n;
     const side = Math.abs(sure) < 0.01 ? "neither too sure nor too timid" : sure > 0 ? `too sure by ${percent(sure)} on average` : `too timid by ${percent(-sure)} on average`;
-    remark.textContent = `Expected calibration error ${percent(h.ece)} over 15 bins; ${h.name} is ${side}.`;
+    remark.textContent = `Expected calibration error ${percent(h.ece)} over 15 bins, where ${whole(n)} pictures give up to ${percent(h.ece_by_chance)} by chance; ${h.name} is ${side}.`;
   });
 }
 
@@ -226,6 +226,8 @@ function classesSection() {
   }));
   if (F.n_classes > 10) bar.append(find);
   body.append(bar, box);
+  const empty = head().classes.flatMap((row, i) => (row.support ? [] : [F.classes[i]]));
+  if (empty.length) body.append(el("p", { class: "remark", text: `Without a picture in ${F.split}, and so not measured: ${empty.join(", ")}.` }));
   onHead(again);
 }
 

@@ -1,5 +1,6 @@
 """What a page shows of heads, curves and image sets, as JSON: arrays where there are many, rounded to what is seen."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.artifact import TrainedHead
+from classify.calibration import error_by_chance
 from classify.carried import same
 from classify.evaluate import SCORE_TITLES, Measured, Pair, Scores
 from classify.extrapolate import Extrapolation
@@ -36,6 +38,7 @@ def head_table(scores: Scores, measured: Measured, name: str, verdict: str) -> d
         "verdict": verdict,
         **{field: [getattr(scores, field), *getattr(scores, f"{field}_ci95")] for field in fields},
         "ece": scores.ece,
+        "ece_by_chance": error_by_chance(measured.probabilities),
         "notes": scores.notes,
         "right": int(correct.sum()),
         "confusion": _sparse(np.array(scores.confusion_matrix)),
@@ -162,4 +165,5 @@ def dataset_table(view: View, targets: npt.NDArray[np.int32], splits: list[str])
         "imbalance": float(of_class.max() / of_class.min()) if len(of_class) and of_class.min() else None,
         "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
         "split_rule": view.split_rule,
+        "info": "" if view.root.startswith("object:") else shlex.join(["penult", "info", view.root]),
     }

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from classify.calibration import error_by_chance
 from classify.evaluate import Pair, Scores
+from classify.head import Floats
 from classify.page.findings import Findings
 from classify.statistics import ALPHA
 
-# A calibration error beyond this is worth a sentence: probabilities are then wrong by three points on average.
+# A calibration error beyond this, and beyond chance, is worth a sentence: probabilities are then wrong by three points
+# on average.
 _TRUSTED = 0.03
 
 
@@ -68,7 +71,7 @@ def next_steps(found: Findings, gone: int) -> list[dict[str, str]]:
         *_audit_steps(found.audit),
         *_class_steps(best, found.asked.classes),
         *_curve_steps(found),
-        *_calibration_step(best),
+        *_calibration_step(best, found.asked.measured[0].probabilities),
     ]
     if found.advice:
         steps.append(_step(found.advice.sentence.replace("`", ""), "advice"))
@@ -154,8 +157,8 @@ def _curve_steps(found: Findings) -> list[dict[str, str]]:
     return []
 
 
-def _calibration_step(best: Scores) -> list[dict[str, str]]:
-    if best.ece < _TRUSTED:
+def _calibration_step(best: Scores, probabilities: Floats) -> list[dict[str, str]]:
+    if best.ece < max(_TRUSTED, error_by_chance(probabilities)):
         return []
     text = f"Its probabilities are off by {100 * best.ece:.0f} points on average: do not take them at face value."
     return [_step(text, "calibration")]
