@@ -5,12 +5,12 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from data.cores import available_cores
 from data.images import Pictures
 from extract.decode import pillow_settings
 from extract.networks import Floats, Network
@@ -221,11 +221,6 @@ def _torch_settings_kept() -> Iterator[None]:
         if torch:
             torch.set_num_threads(threads)
             torch.backends.cudnn.allow_tf32 = tf32
-
-
-def available_cores() -> int:
-    """Return the cores that this process may use, which a container or taskset may have made fewer."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(cores: int = 0) -> tuple[int, int]:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import available_cores
 from data.errors import ImageSetError
 from data.images import ImageSet
 from data.splits import SplitRule, stratified_split
-from extract.flow import available_cores
 
 Rows = npt.NDArray[np.int64]
 OnProgress = Callable[[int, int], None]

@@ -9,10 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from data.cores import available_cores
 from data.errors import TrainingError, first_line
 from data.spec import FeatureSpec
 from extract.decode import Pixels, decode
-from extract.flow import available_cores, decoding
+from extract.flow import decoding
 from extract.preprocess import recipes, to_inputs
 from finetune.roster import Roster, Rows
 

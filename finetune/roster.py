@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import available_cores
 from data.errors import ImageSetError, TrainingError
 from data.images import ImageSet, Pictures, Subset
 from data.splits import SplitRule, measured_split, stratified_split
 from data.store import FeatureStore
 from data.views import Digests, Skipped
 from extract.datasets import image_set_of
-from extract.flow import available_cores, decoding
+from extract.flow import decoding
 from extract.preprocess import Recipe
 from extract.reader import read_picture
 
