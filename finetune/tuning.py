@@ -148,11 +148,7 @@ class Tuner:
         ready.notes.extend(filter(None, [cut.why]))
         for note in ready.notes:
             self._tell(note)
-        state = self.output.with_name(f"{self.output.name}.training")
-        hooks = (self.on_step, self.on_epoch, self.on_resume)
-        course = self.course(ready, cut)
-        trainer = Trainer(course, strategy, runner, state, self.request(ready), *hooks)
-        runner.place(course.network, course.path)
+        trainer = self._trainer(ready, cut, runner)
         before = self._before(ready, trainer)
         trained = trainer.run()
         scores = trainer.scores(parts.measure)
@@ -343,6 +339,13 @@ class Tuner:
             split="train",
         )
         return LinearStart(*self.probe(samples), roster.classes, spec.fingerprint, "lr, fitted on the frozen features")
+
+    def _trainer(self, ready: Ready, cut: Cut, runner: Runner) -> Trainer:
+        course = self.course(ready, cut)
+        runner.place(course.network, course.path)
+        state = self.output.with_name(f"{self.output.name}.training")
+        hooks = (self.on_step, self.on_epoch, self.on_resume)
+        return Trainer(course, ready.strategy, runner, state, self.request(ready), *hooks)
 
     def _before(self, ready: Ready, trainer: Trainer) -> float | None:
         """Return, and tell, the accuracy before any training; None where the last layer knows nothing yet."""
