@@ -45,7 +45,7 @@ def test_a_training_stopped_after_any_epoch_ends_where_an_uninterrupted_one_does
 
 def test_a_killed_process_goes_on(pictures, tmp_path):
     command = [sys.executable, str(ROOT / "pipeline.py"), "finetune", str(pictures), "-o", "net.ckpt", *SMALL]
-    command += ["--epochs", "60", "--batch-size", "8"]
+    command += ["--epochs", "40", "--batch-size", "8"]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     until = time.monotonic() + 240
     while not (tmp_path / "net.ckpt.training").exists() and time.monotonic() < until and running.poll() is None:
@@ -57,7 +57,7 @@ def test_a_killed_process_goes_on(pictures, tmp_path):
     assert done.returncode == 0, done.stderr
     answer = json.loads((tmp_path / "r.json").read_text())
     assert answer["resumed_epochs"] >= 1
-    assert len(answer["epochs"]) == 60
+    assert len(answer["epochs"]) == 40
 
 
 def test_a_state_of_another_training_is_not_taken_up(pictures, tmp_path, monkeypatch):
