@@ -31,6 +31,7 @@ import numpy.typing as npt
 from data.bundle import refuse_inside
 from data.errors import MissingDependency, StoreError, how_to_install
 from data.kinds import kind_of
+from data.results import escaped
 from data.staging import atomic_file, disk_full_hint
 from data.store import FeatureStore
 from data.table import OnProgress, Table, choose_table
@@ -85,9 +86,9 @@ def to_pandas(
         X[rows] = vectors
     texts = pd.DataFrame(
         {
-            "path": [_utf8(path) for path in table.samples.paths],
+            "path": [escaped(path) for path in table.samples.paths],
             "label": pd.Categorical.from_codes(
-                table.samples.y, categories=[_utf8(name) for name in table.samples.classes]
+                table.samples.y, categories=[escaped(name) for name in table.samples.classes]
             ),
             "split": table.splits,
             "digest": table.samples.digests.astype(np.str_),
@@ -313,7 +314,7 @@ def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]
 
 def _text_rows(table: Table, rows: slice) -> Iterator[tuple[str, str | None, str, str]]:
     """Yield path, label, split and digest of some rows."""
-    names = [*map(_utf8, table.samples.classes), None]  # the last for -1
+    names = [*map(escaped, table.samples.classes), None]  # the last for -1
     columns = (
         table.samples.paths[rows],
         table.samples.y[rows].tolist(),
@@ -321,16 +322,11 @@ def _text_rows(table: Table, rows: slice) -> Iterator[tuple[str, str | None, str
         table.samples.digests[rows].tolist(),
     )
     for path, target, split, digest in zip(*columns, strict=True):
-        yield _utf8(path), names[target], split, digest.decode()
+        yield escaped(path), names[target], split, digest.decode()
 
 
 def _columns(table: Table) -> list[str]:
     return [f"f{i}" for i in range(table.dim)]
-
-
-def _utf8(name: str) -> str:
-    """Return a path or label whose bytes that are no UTF-8 stand as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ _OPTIONS = {
     "save": "--save",
     "tensorboard": "--tensorboard",
 }
-# What is written into the file itself; everything else replaces it by a new one.
-_WRITTEN_INTO = ("json", "csv")
+# What must not replace a file of another kind; its folders are made.
+_TEXT = ("json", "csv")
 
 
 def check_outputs(arguments: Mapping[str, Any]) -> None:
@@ -44,14 +44,14 @@ def check_outputs(arguments: Mapping[str, Any]) -> None:
         if target in (None, "-"):
             continue
         refuse_inside(Path(target), option)
-        if name in _WRITTEN_INTO:
+        if name in _TEXT:
             _refuse_other_file(target, option)
         _refuse_unwritable(target, option)
         where = os.path.abspath(target)
         if where in named and not _is_special(target):
             raise OutputError(f"{named[where]} and {option} are both {target}: name another file for one")
         named[where] = option
-    for name in _WRITTEN_INTO:
+    for name in _TEXT:
         if arguments.get(name) not in (None, "-"):
             Path(arguments[name]).parent.mkdir(parents=True, exist_ok=True)
 
@@ -76,7 +76,7 @@ def _refuse_unwritable(target: str, option: str) -> None:
     """Raise if a file or folder cannot be made, by making one without a name where it would be."""
     path = Path(os.path.abspath(target))
     try:
-        if option.removeprefix("--") in _WRITTEN_INTO and path.exists():
+        if _is_special(target) or (option == "--csv" and path.exists()):  # written into; everything else is replaced
             open(path, "ab").close()
             return
         folder = next(place for place in (path, *path.parents) if place.is_dir() or (place != path and place.exists()))

@@ -158,7 +158,7 @@ class DepthSearch:
             cost=_cost(depths, plan[-1][1], parts, extracted, time.perf_counter() - began),
             resumed=race.resumed,
             skipped=ready.roster.skipped,
-            notes=ready.notes + race.notes + [f"freeze {c.frozen}: {c.cut.why}" for c in candidates if c.cut.why],
+            notes=ready.notes + race.notes + _uncut(candidates),
         )
 
     def _judged(self, candidates: list[Candidate], reached: dict[int, list[Reached]], chosen: int) -> list[Depth]:
@@ -266,6 +266,15 @@ class _Race:
         runner.place(ready.operated.network, course.path)
         state = self._folder / f"freeze-{candidate.frozen}"
         return Trainer(course, strategy, runner, state, tuner.request(ready), on_epoch=told)
+
+
+def _uncut(candidates: Sequence[Candidate]) -> list[str]:
+    """Say why depths are run from pixels, each reason once."""
+    whys: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.cut.why:
+            whys.setdefault(candidate.cut.why, []).append(str(candidate.frozen))
+    return [f"freeze {', '.join(numbers)}: {why}" for why, numbers in whys.items()]
 
 
 def _cost(depths: list[Depth], epochs: int, parts: Parts, extracted: int, seconds: float) -> Cost:

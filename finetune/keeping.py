@@ -93,7 +93,7 @@ class Keeper:
         """
         shapes = operated.found.shapes
         poolings = tuple("" if len(shapes[layer] or ()) == 2 else "flatten" for layer in layers)
-        wanted = dataclasses.replace(self.wanted, layers=tuple(layers), poolings=poolings, views=views)
+        wanted = dataclasses.replace(self.wanted, layers=tuple(layers), poolings=poolings, views=views, kept=True)
         setup = Setup(device=self.device)
         if isinstance(self.source, FeatureStore):
             images: Any = self.source.view(self.dataset)

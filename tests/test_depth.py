@@ -227,6 +227,12 @@ def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, 
     assert "new in every epoch" in crops.cut(crops.prepare(), 3).why
 
 
+def test_a_reason_that_several_depths_share_is_said_once(store, tmp_path):
+    found = search(store, tmp_path / "net.ckpt", (0, 3, 4, 6), mixup=0.2).run()
+    assert [note.split(":")[0] for note in found.notes] == ["freeze 3, 4, 6"]
+    assert "--mixup 0 lets the frozen stages run once" in found.notes[0]
+
+
 def test_a_network_that_cannot_be_traced_is_counted_alike_and_runs_from_pixels(ready, store, tmp_path, monkeypatch):
     job, ready = ready
     traced = candidates_of(ready.operated, lambda frozen, room: job.cut(ready, frozen, room), (3, 6))
