@@ -301,20 +301,22 @@ def _unasked(head: TrainedHead, samples: Samples, classes: list[str]) -> Measure
     return Measured(head, classes, y, np.empty((len(y), len(classes))), notes)
 
 
-def rank(measured: list[Measured], *, seed: int = 0) -> list[Scores]:
+def rank(measured: list[Measured], *, with_best: bool = False, seed: int = 0) -> list[Scores]:
     """Return the scores of heads on the same pictures, best first: by accuracy, then by log-loss.
 
     Parameters
     ----------
     measured : list of Measured
         With equal classes and y.
+    with_best : bool
+        Whether `compare_pairs` will be asked so: fewer tests need fewer resamples.
     seed : int
         Of the bootstrap.
     """
     y, k = measured[0].y, len(measured[0].classes)
     answers = np.stack([m.answers for m in measured], axis=1)
     losses = np.stack([m.losses for m in measured], axis=1)
-    tests = len(measured) * (len(measured) - 1) // 2
+    tests = len(measured) - 1 if with_best else len(measured) * (len(measured) - 1) // 2
     drawn = bootstrap(y, answers, losses, k, resamples=resamples_for(tests), seed=seed)
     results = [_score(m, {name: draws[:, j] for name, draws in drawn.items()}) for j, m in enumerate(measured)]
     return sorted(results, key=lambda s: (-s.accuracy, s.log_loss))

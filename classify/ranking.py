@@ -143,7 +143,7 @@ def ranking_of(dataset: str, split: str, fitted: list[Contender], notes: list[st
     renamed = [
         dataclasses.replace(f.measured, head=dataclasses.replace(f.head, name=name)) for name, f in by_name.items()
     ]
-    scores = rank(renamed, seed=seed)
+    scores = rank(renamed, with_best=True, seed=seed)
     pairs = compare_pairs(scores, with_best=True)
     ties = {scores[0].head} | {pair.b for pair in pairs if pair.p_holm >= ALPHA}
     entries = [_entry(s, by_name[s.head], s.head in ties) for s in scores]
