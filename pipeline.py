@@ -33,12 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     from data.errors import PenultError
 
     try:
-        from data.results import refuse_other_file
+        from data.outputs import check_outputs
 
-        for option in ("json", "csv"):
-            refuse_other_file(getattr(arguments, option, None), option)
-        if arguments.json not in (None, "-"):
-            Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
+        check_outputs(vars(arguments))
         result, code = arguments.run(arguments, _console(arguments))
         if arguments.json is not None:
             from data.results import write_json

@@ -328,8 +328,6 @@ def _unknown(
             "several; `extract IMAGES -o STORE --backbone NAME` adds one."
         )
     if not priced:
-        lines.append(
-            "The price: the network's multiply-adds are not known here; with penult[extract] they are counted."
-        )
+        lines.append("The price: the network's multiply-adds are not known here; the extra `extract` counts them.")
     lines.append("The test split: it was not read. Measure the choice there once, with `eval`.")
     return lines

@@ -23,8 +23,8 @@ from classify.trials import Scaler
 from data import VERSION
 from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import HeadError, MissingFile, first_line
+from data.kinds import mistaken
 from data.predictions import Prediction
-from data.report import is_store
 from data.spec import FeatureSpec, Source, only
 from data.staging import disk_full_hint, write_atomically
 from data.store import FeatureStore, Samples
@@ -323,11 +323,8 @@ def load_head(path: Path) -> TrainedHead:
     except HeadError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        if is_store(path):
-            raise HeadError(f"{path} is a feature store, not a head: name the heads first, then the store") from None
-        if Path(path).suffix == ".onnx":
-            raise HeadError(f"{path} is an exported model, for `predict` alone: name the head it was made of") from None
-        raise HeadError(f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`") from None
+        unread = f"{path} cannot be read as a head ({first_line(error)}): make it anew with `fit`"
+        raise HeadError(mistaken(path, "a head") or unread) from None
 
 
 class NetworkHead(LinearHead):

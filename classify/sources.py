@@ -48,11 +48,11 @@ class Source:
         return spec.fingerprint.startswith(name) or name in names
 
 
-def covering(stores: Sequence[FeatureStore], dataset: str | None = None, *, activations: bool = False) -> list[Source]:
-    """Return the features of image sets, or of one, that every picture of theirs has; kept activations if asked for."""
+def covering(stores: Sequence[FeatureStore], dataset: str | None = None, *, kept: bool = False) -> list[Source]:
+    """Return the features of image sets, or of one, that every picture of theirs has; what training keeps if asked."""
     found: list[Source] = []
     for store in stores:
-        infos = {fp: info for fp, info in store.features().items() if activations or not info.spec.is_activations}
+        infos = {fp: info for fp, info in store.features().items() if kept or not info.kept}
         held = {fingerprint: store.digests(fingerprint) for fingerprint in infos}
         for name, view in store.views().items():
             if dataset in (None, name):
@@ -63,25 +63,28 @@ def covering(stores: Sequence[FeatureStore], dataset: str | None = None, *, acti
 def find_sources(
     stores: Sequence[FeatureStore], wanted: Sequence[str] = (), dataset: str | None = None
 ) -> list[Source]:
-    """Return the features of every image set that cover it.
+    """Return the features of every image set that cover it; kept ones where a name fits nothing else.
 
     Raises
     ------
     StoreError
         If there are none, or a name in `wanted` fits none.
     """
-    found = covering(stores, dataset, activations=bool(wanted))
+    found = covering(stores, dataset, kept=bool(wanted))
     where = ", ".join(str(store.path) for store in stores)
     if not found:
         sets = ", ".join(sorted({name for store in stores for name in store.views()})) or "none"
-        named = f"the image set {dataset!r}" if dataset is not None else "any image set"
-        raise StoreError(f"{where} holds no features of every picture of {named}; image sets: {sets}")
+        of = f"the image set {dataset!r}" if dataset is not None else "any image set"
+        raise StoreError(f"{where} holds no features of every picture of {of}; image sets: {sets}")
+    named: list[Source] = []
     for name in wanted:
-        if not any(source.is_called(name) for source in found):
+        called = [source for source in found if source.is_called(name)]
+        named += [source for source in called if not source.info.kept] or called
+        if not called:
             titles = "; ".join(dict.fromkeys(f"{s.info.spec.title} ({s.info.spec.fingerprint[:12]})" for s in found))
             raise StoreError(f"{where} holds no features {name!r}, only {titles}: name some of these with --features")
     if wanted:
-        return [source for source in found if any(source.is_called(name) for name in wanted)]
+        return [source for source in found if source in named]
     # of several views of one thing the centre stands for it
     keys = {(source.dataset, *source.key) for source in found}
     return [s for s in found if not (s.centre != s.key and (s.dataset, *s.centre) in keys)]

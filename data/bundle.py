@@ -200,8 +200,15 @@ def refuse_bundle(path: Path) -> None:
         )
 
 
-def refuse_inside(path: Path) -> None:
+def refuse_inside(path: Path, option: str = "-o") -> None:
     """Raise if a file or folder is about to be written into a bundle.
+
+    Parameters
+    ----------
+    path : Path
+        What is to be written.
+    option : str
+        How its place is named on the command line.
 
     Raises
     ------
@@ -210,7 +217,8 @@ def refuse_inside(path: Path) -> None:
     """
     around = next((folder for folder in Path(os.path.abspath(path)).parents if is_bundle(folder)), None)
     if around:
-        raise BundleError(f"{path} would be in the bundle {around}, which is read only: name another place with -o")
+        what = f"{path} would be in the bundle {around}, which is read only"
+        raise BundleError(f"{what}: name another place with {option}")
 
 
 def named_heads(heads: Sequence[str | Path], store: Path) -> list[Path]:

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import MissingDependency
+from data.errors import MissingDependency, how_to_install
 from data.staging import write_atomically
 from data.terminal import printable
 
@@ -65,7 +65,7 @@ class Canvas:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            raise MissingDependency("charts need matplotlib: install penult[plot], or leave out --png") from None
+            raise MissingDependency(f"charts need matplotlib: {how_to_install('plot')}, or leave out --png") from None
 
     def __enter__(self) -> "tuple[Figure, list[Axes]]":
         self.check()

@@ -1,36 +1,73 @@
-"""Which of a store's features are meant: by name, all layers of one network, and their other views."""
+"""Which of a store's image sets and features are meant: by name, all layers of one network, and their other views.
+
+Features that training keeps are meant where a name fits nothing else: they change nothing that a plain command does.
+"""
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from data.errors import StoreError
-from data.layout import FeatureGroup
-from data.spec import FeatureSpec
+from data.held import FeatureInfo
+from data.spec import FeatureSpec, told_apart
+from data.views import View
 
 ALL_STAGES = "all-stages"
 
 _PLAIN: tuple[Callable[[FeatureSpec], bool], ...] = (
-    lambda spec: not spec.is_activations,
     lambda spec: spec.layer == "penultimate",
     lambda spec: spec.color == "rgb",
 )
 
-Groups = Mapping[str, list[FeatureGroup]]  # by fingerprint
+Held = Mapping[str, FeatureInfo]  # by fingerprint
 Covers = Callable[[str], bool]  # whether the features of a fingerprint are there of every picture
 
 
-def choose_features(groups: Groups, names: Sequence[str], covers: Covers, where: str, dataset: str) -> list[str]:
+def choose_view(views: Mapping[str, View], name: str | None, where: str) -> View:
+    """Return one image set of a store: the one of that name, or the only one with labels.
+
+    Parameters
+    ----------
+    views : dict of str to View
+        What the store holds.
+    name : str or None
+        Which is meant, if one is named.
+    where : str
+        How messages name the store.
+
+    Raises
+    ------
+    StoreError
+        If it is not there, or not unique.
+    """
+    # beside one with labels, sets without are pictures that were classified, or that `PenultFeatures` was given
+    labelled = [view for view in views.values() if view.classes] or list(views.values())
+    if name is None and len(labelled) == 1:
+        return labelled[0]
+    held = ", ".join(sorted(views))
+    if not held:
+        raise StoreError(f"{where} holds no image set: run `extract IMAGES -o {where}`")
+    if name is None:
+        raise StoreError(
+            f"{where} holds the image sets {held}: name one with --dataset; one that is not needed leaves the store "
+            f"with `drop {where} --dataset NAME`"
+        )
+    if name not in views:
+        raise StoreError(f"{where} holds no image set {name!r}, only {held}: name one of these with --dataset")
+    return views[name]
+
+
+def choose_features(held: Held, names: Sequence[str], covers: Covers, where: str, dataset: str) -> list[str]:
     """Return the fingerprints of the features that are meant, in the order named.
 
     Parameters
     ----------
-    groups : dict of str to list of FeatureGroup
+    held : dict of str to FeatureInfo
         What the store holds.
     names : sequence of str
         Each the beginning of a fingerprint, a network, a layer, or both as titles have them; ``all-stages`` or
         ``NETWORK/all-stages``: every layer of one network, as `layers_of` orders them. None: the only ones there are.
-        Where a name, or none, fits several, the penultimate layer in colour is meant, if that is one.
+        Where a name, or none, fits several, what was asked for is meant, and of that the penultimate layer in colour.
     covers : callable
         Whether the features of a fingerprint are there of every picture of the image set.
     where, dataset : str
@@ -45,22 +82,22 @@ def choose_features(groups: Groups, names: Sequence[str], covers: Covers, where:
     for name in names or [""]:
         network, _, last = name.rpartition("/")
         if last == ALL_STAGES:
-            found = _all_layers(groups, network, covers, where, dataset)
+            found = _all_layers(held, network, covers, where, dataset)
         else:
-            found = [_choose_one(groups, name, covers, where, dataset)]
+            found = [_choose_one(held, name, covers, where, dataset)]
         twice = next((fp for fp in found if fp in chosen), None)
         if twice:
-            raise StoreError(f"--features names {groups[twice][0].spec.title} twice: name each of the features once")
+            raise StoreError(f"--features names {held[twice].spec.title} twice: name each of the features once")
         chosen += found
     return chosen
 
 
-def fingerprints_of(groups: Groups, name: str) -> list[str]:
+def fingerprints_of(held: Held, name: str) -> list[str]:
     """Return all that a name fits: the beginning of a fingerprint, a network, a layer, or both as titles have them."""
-    return [fp for fp, held in groups.items() if fp.startswith(name) or name in _names(held)]
+    return [fp for fp, info in held.items() if fp.startswith(name) or name in _names(info)]
 
 
-def other_views(groups: Groups, chosen: Sequence[str], covers: Covers, where: str) -> list[list[str]]:
+def other_views(held: Held, chosen: Sequence[str], covers: Covers, where: str) -> list[list[str]]:
     """Return the other views that all of the chosen features are stored in: for each view, a fingerprint a feature.
 
     Raises
@@ -68,32 +105,34 @@ def other_views(groups: Groups, chosen: Sequence[str], covers: Covers, where: st
     StoreError
         If there are none, or one of the features lacks a view that another has.
     """
-    held = [_views_of(groups, groups[fp][0].spec, covers) for fp in chosen]
-    for fp, views in zip(chosen, held, strict=True):
-        title = groups[fp][0].spec.title
+    every = [_views_of(held, held[fp].spec, covers) for fp in chosen]
+    for fp, views in zip(chosen, every, strict=True):
+        title = held[fp].spec.title
         if not views:
             raise StoreError(
                 f"{where} holds {title} in no other view: extract some, such as --views center flip random:4"
             )
-        lacking = sorted({view for others in held for view in others} - views.keys())
+        lacking = sorted({view for others in every for view in others} - views.keys())
         if lacking:
             raise StoreError(
                 f"{where} holds {title} not in {', '.join(lacking)}, in which it holds other features named with it: "
                 f"extract it with --views center {' '.join(lacking)}, or name other --features"
             )
-    return [[views[view] for views in held] for view in held[0]]
+    return [[views[view] for views in every] for view in every[0]]
 
 
-def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: str) -> str:
-    # A store may hold other image sets under other specs: those that cover this one come first.
-    found = fingerprints_of(groups, name) if name else [fp for fp in groups if len(groups) == 1 or covers(fp)]
+def _choose_one(held: Held, name: str, covers: Covers, where: str, dataset: str) -> str:
+    found = fingerprints_of(held, name) if name else list(held)
+    found = [fp for fp in found if not held[fp].kept] or found
+    if not name:  # a store may hold other image sets under other specs
+        found = [fp for fp in found if len(found) == 1 or covers(fp)]
     # of several views of one thing the centre stands for it
-    centres = {dataclasses.replace(groups[fp][0].spec, view="center").fingerprint for fp in found}
+    centres = {dataclasses.replace(held[fp].spec, view="center").fingerprint for fp in found}
     if len(found) > 1 and all(fp in found for fp in centres):
         found = [fp for fp in found if fp in centres]
-    # of several that fit, those that are plainly features, of the layer that is meant if none is named, in colour
+    # of several that fit, those of the layer that is meant if none is named, in colour
     for plain in _PLAIN:
-        found = [fp for fp in found if plain(groups[fp][0].spec)] or found
+        found = [fp for fp in found if plain(held[fp].spec)] or found
     # a fine-tuned network that was measured has the name of the one that it comes from, and the measured pictures alone
     found = [fp for fp in found if covers(fp)] or found if len(found) > 1 else found
     if len(found) == 1:
@@ -101,35 +140,35 @@ def _choose_one(groups: Groups, name: str, covers: Covers, where: str, dataset: 
     if not found:
         what = f"features {name!r}" if name else f"features of every picture of {dataset!r}"
         raise StoreError(
-            f"{where} holds no {what}, only {_held(groups, groups)}: extract them, or name one with --features"
+            f"{where} holds no {what}, only {_listed(held, held)}: extract them, or name one with --features"
         )
-    families = {family_of(groups[fp][0].spec) for fp in found}
+    families = {family_of(held[fp].spec) for fp in found}
     layers = f", or all of them with --features {ALL_STAGES}" if len(families) == 1 else ""
     raise StoreError(
-        f"{where} holds several features that fit: {_held(groups, found)}: name one with --features{layers}"
+        f"{where} holds several features that fit: {_listed(held, found)}: name one with --features{layers}"
     )
 
 
-def _all_layers(groups: Groups, network: str, covers: Covers, where: str, dataset: str) -> list[str]:
+def _all_layers(held: Held, network: str, covers: Covers, where: str, dataset: str) -> list[str]:
     """Return every layer of the network of which the store has several, those that all pictures have."""
     families: dict[FeatureSpec, list[str]] = {}
-    for fp, held in groups.items():
-        if (not network or network in _names(held)) and not held[0].spec.is_activations and covers(fp):
-            families.setdefault(family_of(held[0].spec), []).append(fp)
+    for fp, info in held.items():
+        if (not network or network in _names(info)) and not info.kept and covers(fp):
+            families.setdefault(family_of(info.spec), []).append(fp)
     several = {family: fps for family, fps in families.items() if len(fps) > 1}
     centres = {family: fps for family, fps in several.items() if family.view == "center"}
     several = centres or several
     if len(several) == 1:
         ((_, fps),) = several.items()
-        return sorted(fps, key=lambda fp: layer_order(groups[fp][0].spec))
+        return sorted(fps, key=lambda fp: layer_order(held[fp].spec))
     if not several:
         of = f"of {network!r}" if network else "of one network"
         raise StoreError(
-            f"{where} holds no two layers {of} for every picture of {dataset!r}, only {_held(groups, groups)}: extract "
+            f"{where} holds no two layers {of} for every picture of {dataset!r}, only {_listed(held, held)}: extract "
             f"them with --layers {ALL_STAGES} penultimate"
         )
     names = "; ".join(
-        f"{family.backbone}: {', '.join(groups[fp][0].spec.layer for fp in fps)} ({', '.join(fp[:12] for fp in fps)})"
+        f"{family.backbone}: {', '.join(held[fp].spec.layer for fp in fps)} ({', '.join(fp[:12] for fp in fps)})"
         for family, fps in several.items()
     )
     raise StoreError(
@@ -138,11 +177,11 @@ def _all_layers(groups: Groups, network: str, covers: Covers, where: str, datase
     )
 
 
-def _names(held: list[FeatureGroup]) -> set[str]:
+def _names(info: FeatureInfo) -> set[str]:
     """Return what features may be called: network, layer, and both as titles have them."""
-    spec = held[0].spec
+    spec = info.spec
     networks = {spec.backbone, spec.backbone.split("/")[-1]}
-    networks |= {str(request["backbone"]) for request in held[0].requests if "backbone" in request}
+    networks |= {str(request["backbone"]) for request in info.requests if "backbone" in request}
     within = spec.title.removeprefix(f"{spec.backbone}/")
     return networks | {spec.layer, within} | {f"{n}/{part}" for n in networks for part in (spec.layer, within)}
 
@@ -158,19 +197,17 @@ def layer_order(spec: FeatureSpec) -> tuple[bool, list[tuple[int, str]], str]:
     return spec.layer == "penultimate", parts, spec.pooling
 
 
-def _views_of(groups: Groups, spec: FeatureSpec, covers: Covers) -> dict[str, str]:
+def _views_of(held: Held, spec: FeatureSpec, covers: Covers) -> dict[str, str]:
     return {
-        held[0].spec.view: fp
-        for fp, held in groups.items()
+        info.spec.view: fp
+        for fp, info in held.items()
         if fp != spec.fingerprint
-        and dataclasses.replace(held[0].spec, view=spec.view) == spec
-        and not held[0].spec.view.startswith("mean(")
+        and dataclasses.replace(info.spec, view=spec.view) == spec
+        and not info.spec.view.startswith("mean(")
+        and not info.kept
         and covers(fp)
     }
 
 
-def _held(groups: Groups, fingerprints: Sequence[str] | Groups) -> str:
-    specs = {fp: groups[fp][0].spec for fp in fingerprints}
-    titles = [spec.title for spec in specs.values()]
-    sizes = {fp: " at {}x{}".format(*spec.crop) if titles.count(spec.title) > 1 else "" for fp, spec in specs.items()}
-    return "; ".join(f"{spec.title}{sizes[fp]} ({fp[:12]})" for fp, spec in specs.items()) or "none"
+def _listed(held: Held, fingerprints: Iterable[str]) -> str:
+    return "; ".join(told_apart((held[fp].spec for fp in fingerprints), fingerprints=True).values()) or "none"

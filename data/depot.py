@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from data.errors import DamagedStore, MissingDependency, StagingError, StoreError, first_line
+from data.errors import DamagedStore, MissingDependency, StagingError, StoreError, first_line, how_to_install
 from data.layout import Part
 from data.staging import atomic_file, block_name, disk_full_hint, staging_folder, write_all, write_atomically
 
@@ -122,15 +122,13 @@ def _resolve(address: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:
-        raise MissingDependency(
-            f"staging at {address} needs fsspec: install it with `pip install 'penult[sources]'`"
-        ) from None
+        raise MissingDependency(f"staging at {address} needs fsspec: {how_to_install('sources')}") from None
     try:
         system, folder = fsspec.core.url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
         raise MissingDependency(
-            f"staging at {address} needs another package ({first_line(error)}): install those of the common clouds "
-            "with `pip install 'penult[sources,cloud]'`"
+            f"staging at {address} needs another package ({first_line(error)}): for a common cloud "
+            f"{how_to_install('sources,cloud')}"
         ) from None
     return system, folder.rstrip("/")
 

@@ -46,7 +46,7 @@ class BundleError(PenultError, ValueError):
 
 
 class OutputError(PenultError, ValueError):
-    """Results that would replace a file of another kind."""
+    """Results that would replace a file of another kind, or cannot be written where they are wanted."""
 
 
 class StagingError(PenultError, OSError):
@@ -87,6 +87,28 @@ class Diverged(TrainingError):
 
 class MissingDependency(PenultError, ImportError):
     """A package of an optional extra is not installed."""
+
+
+def pip_install(extra: str = "") -> str:
+    """Return what to type in a checkout of Penult, which no index has, to install it with an optional extra.
+
+    Examples
+    --------
+    >>> pip_install("extract"), pip_install()
+    ("pip install '.[extract]'", 'pip install .')
+    """
+    return f"pip install '.[{extra}]'" if extra else "pip install ."
+
+
+def how_to_install(extra: str) -> str:
+    """Return the next step where a package of an optional extra is missing.
+
+    Examples
+    --------
+    >>> how_to_install("extract")
+    "install it with `pip install '.[extract]'` in Penult's checkout"
+    """
+    return f"install it with `{pip_install(extra)}` in Penult's checkout"
 
 
 def why_unread(error: Exception) -> str:

@@ -29,7 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data.bundle import refuse_inside
-from data.errors import MissingDependency, StoreError
+from data.errors import MissingDependency, StoreError, how_to_install
+from data.kinds import kind_of
+from data.results import escaped
 from data.staging import atomic_file, disk_full_hint
 from data.store import FeatureStore
 from data.table import OnProgress, Table, choose_table
@@ -77,16 +79,16 @@ def to_pandas(
     try:
         import pandas as pd
     except ImportError:
-        raise MissingDependency("a data frame needs pandas: install it with `pip install 'penult[tables]'`") from None
+        raise MissingDependency(f"a data frame needs pandas: {how_to_install('tables')}") from None
     table = choose_table(store, split, dataset=dataset, features=features)
     X = np.empty((len(table), table.dim), dtype=table.dtype)
     for rows, vectors in table.pieces():
         X[rows] = vectors
     texts = pd.DataFrame(
         {
-            "path": [_utf8(path) for path in table.samples.paths],
+            "path": [escaped(path) for path in table.samples.paths],
             "label": pd.Categorical.from_codes(
-                table.samples.y, categories=[_utf8(name) for name in table.samples.classes]
+                table.samples.y, categories=[escaped(name) for name in table.samples.classes]
             ),
             "split": table.splits,
             "digest": table.samples.digests.astype(np.str_),
@@ -274,22 +276,19 @@ def export_table(table: Table, path: str | os.PathLike[str], on_progress: OnProg
 
 
 def refuse_head(path: Path) -> None:
-    """Raise if a file is a head, which holds no features.
+    """Raise if a file is a head or a fine-tuned network, which hold no features.
 
     Raises
     ------
     StoreError
         With what can be exported.
     """
-    if path.is_file():
-        with open(path, "rb") as file:
-            # safetensors: the length of a JSON header in 8 bytes, then the header
-            start = file.read(8 + 64)
-        if start[8:9] == b"{" and b'"__metadata__"' in start and b'"penult_head"' in start:
-            raise StoreError(
-                f"{path} is a head, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
-                "features you want"
-            )
+    kind = kind_of(path)
+    if kind in ("a head", "a fine-tuned network"):
+        raise StoreError(
+            f"{path} is {kind}, which is exported as a model: end -o in .onnx or .pt2, or name the store whose "
+            "features you want"
+        )
 
 
 def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]:
@@ -315,7 +314,7 @@ def print_export(console: "Console", table: Table, path: Path) -> dict[str, Any]
 
 def _text_rows(table: Table, rows: slice) -> Iterator[tuple[str, str | None, str, str]]:
     """Yield path, label, split and digest of some rows."""
-    names = [*map(_utf8, table.samples.classes), None]  # the last for -1
+    names = [*map(escaped, table.samples.classes), None]  # the last for -1
     columns = (
         table.samples.paths[rows],
         table.samples.y[rows].tolist(),
@@ -323,16 +322,11 @@ def _text_rows(table: Table, rows: slice) -> Iterator[tuple[str, str | None, str
         table.samples.digests[rows].tolist(),
     )
     for path, target, split, digest in zip(*columns, strict=True):
-        yield _utf8(path), names[target], split, digest.decode()
+        yield escaped(path), names[target], split, digest.decode()
 
 
 def _columns(table: Table) -> list[str]:
     return [f"f{i}" for i in range(table.dim)]
-
-
-def _utf8(name: str) -> str:
-    """Return a path or label whose bytes that are no UTF-8 stand as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -385,7 +379,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise MissingDependency(
-            "writing Parquet needs pyarrow: install it with `pip install 'penult[tables]'`"
-        ) from None
+        raise MissingDependency(f"writing Parquet needs pyarrow: {how_to_install('tables')}") from None
     return pyarrow, pyarrow.parquet

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from data.disks import CONTAINERS, disk_of, read_file, refuse_large
 from data.errors import ImageSetError, MissingFile, PenultError, first_line
 from data.folders import class_rows
+from data.kinds import mistaken
 from data.listing import (
     EXTENSIONS,
     OBJECT,
@@ -93,6 +94,10 @@ class ImageSet:
         What a user would want to know about how the source was read.
     place : Place
         What reads the pictures.
+    source : str
+        What was named to list them, such as a manifest; empty where that is `root`.
+    named : bool
+        Whether `name` was chosen rather than taken from the source.
     """
 
     name: str
@@ -105,6 +110,8 @@ class ImageSet:
     mtimes: npt.NDArray[np.int64]
     notes: tuple[str, ...]
     place: Place
+    source: str = ""
+    named: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -292,11 +299,12 @@ def open_images(source: Any, name: str | None = None) -> ImageSet:
         if not is_address(text):
             raise
         raise ImageSetError(f"{text} cannot be read ({first_line(error)}): check address and credentials") from None
-    return make_set(listing, Locations(listing.root, listing.readers), name)
+    named_as = text if is_address(text) else os.path.abspath(text)
+    return make_set(listing, Locations(listing.root, listing.readers), name, named_as)
 
 
-def make_set(listing: Listing, place: Place, name: str | None = None) -> ImageSet:
-    """Return an image set of listed pictures."""
+def make_set(listing: Listing, place: Place, name: str | None = None, source: str = "") -> ImageSet:
+    """Return an image set of listed pictures; `source` is what was named to list them."""
     rows, notes = listing.rows, listing.notes
     classes = sorted({row.label for row in rows if row.label is not None})
     index = {label: i for i, label in enumerate(classes)}
@@ -315,6 +323,8 @@ def make_set(listing: Listing, place: Place, name: str | None = None) -> ImageSe
         mtimes=np.array([row.mtime for row in rows], dtype=np.int64),
         notes=tuple(notes),
         place=place,
+        source=source,
+        named=bool(name),
     )
 
 
@@ -347,11 +357,13 @@ def _list(text: str) -> Listing:
         )
     else:
         raise ImageSetError(
-            f"{text} is neither a folder, a .csv manifest nor a picture, nor another source that Penult knows "
+            mistaken(Path(text), "pictures")
+            or f"{text} is neither a folder, a .csv manifest nor a picture, nor another source that Penult knows "
             f"({', '.join(sorted({*MANIFESTS, *CONTAINERS} - {'.csv'}))}): name one of these"
         )
     if not listing.rows:
-        raise ImageSetError(f"{text} holds no pictures ({hint}): name the folder above the class folders")
+        none = f"{text} holds no pictures ({hint}): name the folder above the class folders"
+        raise ImageSetError(mistaken(Path(text), "pictures") or none)
     return listing
 
 

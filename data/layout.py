@@ -20,6 +20,7 @@ import numpy.typing as npt
 from zlib_ng.zlib_ng import crc32
 
 from data.errors import DamagedStore, MissingFile, SpecError, StoreError
+from data.kinds import mistaken
 from data.provenance import Run
 from data.spec import FeatureSpec
 from data.staging import write_all
@@ -179,7 +180,8 @@ class Part(contextlib.AbstractContextManager["Part"]):
             pass
         if not h5py.is_hdf5(path):
             raise StoreError(
-                f"{path} is not a feature store: name one that `extract` made, or a new file for it to make "
+                mistaken(path, "a feature store")
+                or f"{path} is not a feature store: name one that `extract` made, or a new file for it to make "
                 "(if it was one, it is cut short: restore it from a copy)"
             )
         with _damage(path, "the file"):

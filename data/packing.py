@@ -15,7 +15,7 @@ import numpy.typing as npt
 from data.bundle import is_bundle, read_bundle, refuse_inside
 from data.errors import BundleError, DamagedStore
 from data.layout import DTYPES, Part, Vectors, create, write_features
-from data.publish import rows_of
+from data.merging import rows_of
 from data.reading import locate
 from data.spec import FeatureSpec
 from data.staging import atomic_file, disk_full_hint, sync_folder, temporary_of, writer_is_dead

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from data.disks import disk_of, refuse_large
-from data.errors import ImageSetError, MissingDependency, first_line
+from data.errors import ImageSetError, MissingDependency, first_line, how_to_install
 from data.listing import Content, above, is_address, join
 
 if TYPE_CHECKING:
@@ -164,9 +164,7 @@ def _pyarrow(location: str) -> Any:
     try:
         import pyarrow.parquet as pq
     except ImportError:
-        raise MissingDependency(
-            f"reading {location} needs pyarrow: install it with `pip install 'penult[sources]'`"
-        ) from None
+        raise MissingDependency(f"reading {location} needs pyarrow: {how_to_install('sources')}") from None
     return pq
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, cast
 
 from data.disks import CONTAINERS, refuse_large
-from data.errors import MissingDependency, first_line
+from data.errors import MissingDependency, first_line, how_to_install
 from data.listing import Content, Tree, above, extension, is_picture, is_visible
 
 # Requests beside each other when a manifest's files are looked up: the wait is the network's, not the processor's.
@@ -104,15 +104,13 @@ def _resolve(location: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:
-        raise MissingDependency(
-            f"reading {location} needs fsspec: install it with `pip install 'penult[sources]'`"
-        ) from None
+        raise MissingDependency(f"reading {location} needs fsspec: {how_to_install('sources')}") from None
     try:
         system, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
     except ImportError as error:
         raise MissingDependency(
-            f"reading {location} needs another package ({first_line(error)}): install those of the common clouds with "
-            "`pip install 'penult[sources,cloud]'`"
+            f"reading {location} needs another package ({first_line(error)}): for a common cloud "
+            f"{how_to_install('sources,cloud')}"
         ) from None
     return system, path
 

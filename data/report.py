@@ -1,24 +1,25 @@
 """What a store holds and what is odd about it, as JSON and as tables."""
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.bundle import is_bundle
+from data.kinds import kind_of
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
 from data.terminal import milliseconds, printable, size
 from data.views import View
+from data.words import WAITING, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def is_store(path: Path) -> bool:
@@ -27,14 +28,11 @@ def is_store(path: Path) -> bool:
         return is_bundle(path) or any(path.glob("*.h5")) or bool(staged_blocks(path))
     if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
         return True
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(_HDF5)) == _HDF5
+    return kind_of(path) == "a feature store"
 
 
 def describe_store(path: Path) -> dict[str, Any]:
-    """Return what `info --json` prints of a store.
+    """Return what `info --json` prints of a store; `kept` are features that training keeps to go on from there.
 
     Raises
     ------
@@ -56,6 +54,7 @@ def describe_store(path: Path) -> dict[str, Any]:
                 "rows": item.rows,
                 "dim": item.dim,
                 "dtype": item.dtype,
+                "kept": item.kept,
                 "extract_milliseconds": item.extract_milliseconds,
                 "provenance": item.provenance,
             }
@@ -65,9 +64,10 @@ def describe_store(path: Path) -> dict[str, Any]:
             {
                 "name": view.name,
                 "root": view.root,
+                "source": view.source or view.root,
                 "images": len(view.paths),
                 "classes": view.classes,
-                "splits": store.splits(view.name),
+                "splits": view.split_counts(),
                 "split_rule": view.split_rule,
                 "duplicates": len(view.paths) - len(set(view.digests.tolist())),
                 "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
@@ -77,28 +77,65 @@ def describe_store(path: Path) -> dict[str, Any]:
     }
 
 
-def oddities(view: View, old: View | None) -> list[str]:
-    """Say what about an image set, and about what the store held under its name, is worth a second look."""
-    notes = [f"{view.name} was read from {old.root} before"] if old and old.root != view.root else []
+def oddities(view: View, held: Mapping[str, View], where: str) -> list[str]:
+    """Say what about an image set is worth a second look.
+
+    Parameters
+    ----------
+    view : View
+        The image set.
+    held : dict of str to View
+        What the store held before, by name.
+    where : str
+        How messages name the store.
+    """
+    old = held.get(view.name)
+    if old is None:
+        notes = _moved(view, held.values(), where)
+    else:
+        notes = [f"{view.name} was read from {old.root} before"] if old.root != view.root else []
+    return [*notes, *_copies(view), *_split_anew(view)]
+
+
+def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
+    """Say which other image set holds mostly the same pictures, if one does: after a move there are two of it."""
+    mine = np.unique(view.digests)
+    for other in others:
+        theirs = np.unique(other.digests)
+        shared = len(np.intersect1d(mine, theirs, assume_unique=True))
+        if view.classes and other.classes and 2 * shared >= max(len(mine), len(theirs)):
+            return [
+                f"{shared:,} of its {counted(len(mine), 'picture')} are those of the image set {other.name!r}, read "
+                f"from {other.root}: if they moved, `drop {where} --dataset {shlex.quote(other.name)}` leaves this set "
+                f"alone; to keep the name, drop {view.name!r} instead and extract with --name {shlex.quote(other.name)}"
+            ]
+    return []
+
+
+def _copies(view: View) -> list[str]:
     contents, content = np.unique(view.digests, return_inverse=True)
     copies = len(view.digests) - len(contents)
-    if copies:
-        across, two_labels = (
-            len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
-            for column in (view.splits, view.targets)
-        )
-        are = "picture is an exact copy of another" if copies == 1 else "pictures are exact copies of others"
-        note = f"{copies} {are} (extracted once)"
-        note += f"; {across} contents stand in two splits" if across else ""
-        note += f"; {two_labels} contents stand under two labels" if two_labels else ""
-        notes.append(note)
-    if view.split_rule:
-        r = SplitRule(**view.split_rule)
-        kept = f"{r.test_fraction:.0%} of each class for test" + (
-            f", {r.val_fraction:.0%} for val" if r.val_fraction else ""
-        )
-        notes.append(f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)")
-    return notes
+    if not copies:
+        return []
+    across, two_labels = (
+        len(np.unique(np.stack([content, np.unique(column, return_inverse=True)[1]]), axis=1).T) - len(contents)
+        for column in (view.splits, view.targets)
+    )
+    are = counted(copies, "picture is an exact copy of another", "pictures are exact copies of others")
+    stand = ("content stands", "contents stand")
+    return [
+        f"{are} (extracted once)"
+        + (f"; {counted(across, *stand)} in two splits" if across else "")
+        + (f"; {counted(two_labels, *stand)} under two labels" if two_labels else "")
+    ]
+
+
+def _split_anew(view: View) -> list[str]:
+    if not view.split_rule:
+        return []
+    r = SplitRule(**view.split_rule)
+    kept = f"{r.test_fraction:.0%} of each class for test" + (f", {r.val_fraction:.0%} for val" * (r.val_fraction > 0))
+    return [f"no split of its own was used: {kept}, by seed {r.seed} (--test-fraction, --split-seed)"]
 
 
 def print_info(console: "Console", result: dict[str, Any]) -> None:
@@ -106,10 +143,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
     files = f" in {result['files']} files" if result["files"] > 1 else ""
     console.print(f"{result['path']}: {size(result['bytes'])}{files}")
     if result["staged_blocks"]:
-        console.print(
-            f"note: {result['staged_blocks']} blocks of an unfinished extraction wait: "
-            "run `extract` again to publish them"
-        )
+        console.print(f"note: {counted(result['staged_blocks'], *WAITING)}: run `extract` again to publish")
     console.print(_feature_table(result["features"]))
     console.print(_set_table(result["datasets"]))
 
@@ -120,11 +154,11 @@ def _feature_table(features: list[dict[str, Any]]) -> "Table":
     for f in features:
         spec = f["spec"]
         engines = ", ".join(sorted({run["engine"] for run in f["provenance"]}))
-        crop = f"{spec['crop'][0]}x{spec['crop'][1]}"
+        layer = f["title"].removeprefix(f"{spec['backbone']}/")
         table.add_row(
             spec["backbone"],
-            f["title"].removeprefix(f"{spec['backbone']}/"),
-            crop,
+            f"{layer} (kept)" if f["kept"] else layer,
+            f"{spec['crop'][0]}x{spec['crop'][1]}",
             str(f["dim"]),
             f["dtype"],
             str(f["rows"]),

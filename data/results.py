@@ -7,39 +7,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data.errors import OutputError
+from data.staging import disk_full_hint, write_atomically
 
 
 def write_json(target: str, result: dict[str, Any]) -> None:
-    """Write a result as one JSON object to a file, or to standard output where `target` is ``-``."""
+    """Write a result as one JSON object to a file, or to standard output where `target` is ``-``.
+
+    A file is replaced whole: whoever reads it meanwhile has the old result or the new one.
+    """
     text = json.dumps(plain(result), indent=2, allow_nan=False) + "\n"
     if target == "-":
         sys.stdout.write(text)
-    else:
+    elif os.path.exists(target) and not os.path.isfile(target):  # a pipe, /dev/null
         Path(target).write_text(text, encoding="utf-8")
+    else:
+        path = Path(target).resolve()  # what a link leads to, not the link
+        with disk_full_hint(path, len(text)):
+            write_atomically(path, text.encode())
 
 
-def refuse_other_file(target: str | None, option: str) -> None:
-    """Raise if `--json` or `--csv` would replace a store, a head or whatever else was named there by mistake.
-
-    Raises
-    ------
-    OutputError
-        With the next step.
-    """
-    if target in (None, "-") or not os.path.exists(target):
-        return
-    if os.path.isdir(target):
-        raise OutputError(f"--{option} {target}: that is a folder: name a file, such as {target}/results.{option}")
-    if not os.path.isfile(target):  # a pipe, /dev/null
-        return
-    with open(target, "rb") as file:
-        start = file.read(4096)
-    # a CSV is text; a result of ours is an object
-    if b"\0" in start or (option == "json" and start and not start.startswith(b"{")):
-        raise OutputError(
-            f"--{option} takes the file to write, and {target} exists and is no {option.upper()}: name another"
-        )
+def escaped(text: str) -> str:
+    """Return a path or label whose bytes that are no UTF-8 stand as escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def plain(value: Any) -> Any:
@@ -47,7 +36,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return escaped(value)
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

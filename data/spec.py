@@ -180,6 +180,32 @@ def only(specs: Sequence[FeatureSpec], what: str) -> FeatureSpec:
     return specs[0]
 
 
+def told_apart(specs: Iterable[FeatureSpec], *, fingerprints: bool = False) -> dict[str, str]:
+    """Return what messages call several specs, by fingerprint.
+
+    Parameters
+    ----------
+    specs : iterable of FeatureSpec
+        Called by their titles; where these agree also by the size of the pictures, and then by the fingerprint.
+    fingerprints : bool
+        Name the beginning of every fingerprint, for the user to type.
+
+    Examples
+    --------
+    >>> a, b = (FeatureSpec("torchvision/resnet18", "", crop=(side, side)) for side in (128, 224))
+    >>> list(told_apart([a, b]).values())
+    ['torchvision/resnet18/penultimate at 128x128', 'torchvision/resnet18/penultimate at 224x224']
+    """
+    known = {spec.fingerprint: spec for spec in specs}
+    crops: dict[str, set[tuple[int, int]]] = {}
+    for spec in known.values():
+        crops.setdefault(spec.title, set()).add(spec.crop)
+    sized = {fp: " at {}x{}".format(*s.crop) if len(crops[s.title]) > 1 else "" for fp, s in known.items()}
+    names = {fp: spec.title + sized[fp] for fp, spec in known.items()}
+    taken = list(names.values())
+    return {fp: f"{n} ({fp[:12]})" if fingerprints or taken.count(n) > 1 else n for fp, n in names.items()}
+
+
 def differences(have: FeatureSpec, want: FeatureSpec) -> list[str]:
     """Name every field in which two specs differ, as ``field: have, not want``."""
     pairs = ((f.name, getattr(have, f.name), getattr(want, f.name)) for f in dataclasses.fields(FeatureSpec))

@@ -1,7 +1,6 @@
 """Reading a feature store: which features and image sets it holds, and X, y of a split in image-set order."""
 
 import contextlib
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -12,131 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from data.bundle import is_bundle, read_bundle, refuse_bundle
-from data.choice import choose_features, fingerprints_of, other_views
-from data.errors import FingerprintMismatch, MissingFile, StoreError
-from data.layout import FeatureGroup, Part, Vectors
-from data.provenance import extraction_milliseconds, merged_runs
-from data.reading import Located, StoredVectors, locate
+from data.choice import Held, choose_features, choose_view, fingerprints_of, other_views
+from data.errors import MissingFile, StoreError
+from data.held import FeatureInfo
+from data.layout import Part, Vectors
+from data.opened import OpenStore
+from data.reading import StoredVectors
 from data.relabel import Corrections
-from data.shown import Facts, Shown, show_samples, show_store
-from data.spec import FeatureSpec, Source, only, refuse_other
+from data.samples import Samples
+from data.shown import Facts, Shown, show_store
+from data.spec import FeatureSpec, refuse_other
 from data.staging import staged_blocks
 from data.views import Digests, View
+from data.words import WAITING, counted
 
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Samples(Shown):
-    """The pictures of one split with their features.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n, dim), float32 or float16 as stored
-        Feature vectors in the order of the image set; several features of a picture stand side by side. Where they
-        were to stay in the store, a `data.reading.StoredVectors`, which is read by slices.
-    y : ndarray of shape (n,), int32
-        Index into `classes`, -1 where there is no label.
-    classes : list of str
-        All classes of the image set, whatever the split has.
-    paths : sequence of str
-        Relative to the image set's root.
-    digests : ndarray of shape (n,), S64
-        Content of each picture.
-    specs : tuple of FeatureSpec
-        What the vectors are, one for each feature; a single spec may be given by itself.
-    dataset, split : str
-        Where they are from; `split` is empty for the whole set.
-    others : tuple of ndarray of shape (n, dim)
-        The same pictures in other views, to train on.
-    widths : tuple of int
-        How many columns of X each feature has; left out where there is one.
-    """
-
-    X: Vectors
-    y: npt.NDArray[np.int32]
-    classes: list[str]
-    paths: Sequence[str]
-    digests: Digests
-    specs: tuple[FeatureSpec, ...]
-    dataset: str
-    split: str
-    others: tuple[Vectors, ...] = ()
-    widths: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if isinstance(self.specs, FeatureSpec):
-            object.__setattr__(self, "specs", (self.specs,))
-        if len(self.specs) == 1:
-            object.__setattr__(self, "widths", (self.X.shape[1],))
-        assert len(self.widths) == len(self.specs), "a width for each spec"
-        assert sum(self.widths) == self.X.shape[1], "the widths sum to the columns"
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def _shown(self) -> tuple[str, Facts]:
-        return show_samples(self)
-
-    @property
-    def spec(self) -> FeatureSpec:
-        """The spec, where there is one feature; a `SpecError` where there are several."""
-        return only(self.specs, f"the data of {self.dataset!r}")
-
-    @property
-    def held(self) -> int:
-        """Bytes of vectors that lie in memory, and not in the store."""
-        return sum(view.nbytes for view in (self.X, *self.others) if not isinstance(view, StoredVectors))
-
-    def labelled(self) -> "Samples":
-        """Return the pictures that have a label."""
-        if (self.y >= 0).all():
-            return self
-        return self.take(np.flatnonzero(self.y >= 0))
-
-    def take(self, rows: npt.NDArray[np.int64]) -> "Samples":
-        """Return some of the pictures, in the order of `rows`; what lies in the store stays there."""
-        paths = list(self.paths)
-        views: list[Any] = [self.X, *self.others]
-        held: list[Any] = [view.rows(rows) if isinstance(view, StoredVectors) else view[rows] for view in views]
-        return dataclasses.replace(
-            self,
-            X=held[0],
-            y=self.y[rows],
-            paths=[paths[i] for i in rows.tolist()],
-            digests=self.digests[rows],
-            others=tuple(held[1:]),
-        )
-
-    def training(self, rows: npt.NDArray[np.int64] | None = None) -> tuple[Vectors, npt.NDArray[np.int32]]:
-        """Return X and y of some of the pictures, or all, with every view of each."""
-        views = [self.X, *self.others]
-        if rows is not None:
-            views = [view[rows] for view in views]
-        y = self.y if rows is None else self.y[rows]
-        return (views[0][:], y) if len(views) == 1 else (np.concatenate(views), np.tile(y, len(views)))
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureInfo:
-    """What `info` says of the features of one spec."""
-
-    spec: FeatureSpec
-    rows: int
-    dim: int
-    dtype: str
-    nbytes: int
-    provenance: list[dict[str, Any]]
-    requests: list[dict[str, Any]]
-
-    @property
-    def extract_milliseconds(self) -> float | None:
-        """What it took to compute them, a picture; None where no run was timed."""
-        return extraction_milliseconds(self.provenance)
-
-    @property
-    def source(self) -> Source:
-        """How these features are computed of new pictures."""
-        weights_file = next((run["weights_file"] for run in self.provenance if run.get("weights_file")), "")
-        return Source(self.spec, self.requests[0] if self.requests else {}, weights_file)
+__all__ = ["FeatureInfo", "FeatureStore", "Samples"]
 
 
 class FeatureStore(Shown):
@@ -194,8 +83,8 @@ class FeatureStore(Shown):
 
     def views(self) -> dict[str, View]:
         """Return the image sets by name; in a folder store the newest view of a name counts."""
-        with self._open() as parts:
-            return _views(parts)
+        with self._open() as held:
+            return held.views
 
     def view(self, name: str | None = None) -> View:
         """Return one image set: the one of that name, or the only one with labels.
@@ -205,23 +94,21 @@ class FeatureStore(Shown):
         StoreError
             If it is not there, or not unique.
         """
-        return self._choose_view(self.views(), name)
+        return choose_view(self.views(), name, str(self.path))
 
     def features(self) -> dict[str, FeatureInfo]:
         """Return what is held of each spec, by fingerprint."""
-        with self._open() as parts:
-            return {fp: _describe(groups) for fp, groups in _groups(parts).items()}
+        with self._open() as held:
+            return held.features
 
     def named(self, name: str) -> list[str]:
         """Return the fingerprints of all features that a name fits; see `data.choice.fingerprints_of`."""
-        with self._open() as parts:
-            return fingerprints_of(_groups(parts), name)
+        return fingerprints_of(self.features(), name)
 
     def digests(self, fingerprint: str) -> Digests:
         """Return the digests of the pictures that have features of this spec, (n,) S64; empty if none."""
-        with self._open() as parts:
-            groups = _groups(parts).get(fingerprint, [])
-            return np.concatenate([np.empty(0, "S64"), *(group.digests for group in groups)])
+        with self._open() as held:
+            return held.digests(fingerprint)
 
     def load(
         self,
@@ -283,47 +170,31 @@ class FeatureStore(Shown):
         >>> X.shape, train.classes[y[0]], paths[0]
         ((24, 96), 'bird', 'train/bird/0.png')
         """
-        with self._open() as parts:
-            view = self._choose_view(_views(parts), dataset)
-            groups = _groups(parts)
-            covers = functools.cache(lambda fp: _covers(groups[fp], view))
-            if spec is not None:
-                wanted = [spec] if isinstance(spec, FeatureSpec) else list(spec)
-                for one in wanted:
-                    refuse_other((g[0].spec for g in groups.values()), one, str(self.path), wants)
-                chosen = [one.fingerprint for one in wanted]
-            else:
+        with self._open() as held:
+            view = choose_view(held.views, dataset, str(self.path))
+            covers = functools.cache(lambda fp: not held.lacking(fp, view))
+            if spec is None:
                 names = [features] if isinstance(features, str) else list(features or ())
-                chosen = choose_features(groups, names, covers, str(self.path), view.name)
-            views = other_views(groups, chosen, covers, str(self.path)) if augment else []
-            rows = self._rows_of(view, split)
-            run = len(rows) == rows[-1] - rows[0] + 1
-            every = view.paths if run else list(view.paths)
-            paths = every[rows[0] : rows[-1] + 1] if run else [every[i] for i in rows.tolist()]
-
-            def stored(fingerprints: Sequence[str]) -> StoredVectors:
-                found = [Located.among(groups[fp], view.digests[rows], paths, self.path) for fp in fingerprints]
-                return StoredVectors(found, len(rows))
-
-            every_view = [stored(fingerprints) for fingerprints in [chosen, *views]]
-            widths = tuple(groups[fp][0].dim for fp in chosen)
-            if memory is not None and sum(vectors.nbytes for vectors in every_view) > memory / 2:
-                held: list[Any] = [vectors.keeping(self.part_paths()) for vectors in every_view]
+                chosen = choose_features(held.features, names, covers, str(self.path), view.name)
             else:
-                held = [vectors[:] for vectors in every_view]
+                chosen = self._exactly(spec, held.features, wants)
+            others = other_views(held.features, chosen, covers, str(self.path)) if augment else []
+            rows = _rows_of(view, split)
+            paths, digests = _taken(view.paths, rows), view.digests[rows]
+            vectors = self._read([held.side_by_side(fps, digests, paths) for fps in (chosen, *others)], memory)
             samples = Samples(
-                X=held[0],
+                X=vectors[0],
                 y=view.targets[rows].astype(np.int32, copy=False),
                 classes=view.classes,
                 paths=paths,
-                digests=view.digests[rows],
-                specs=tuple(groups[fp][0].spec for fp in chosen),
+                digests=digests,
+                specs=tuple(held.features[fp].spec for fp in chosen),
                 dataset=view.name,
                 split=split or "",
-                others=tuple(held[1:]),
-                widths=widths,
+                others=tuple(vectors[1:]),
+                widths=tuple(held.features[fp].dim for fp in chosen),
             )
-            return self.corrections.apply(samples, view, str(self.path)) if self.corrections else samples
+        return self.corrections.apply(samples, view, str(self.path)) if self.corrections else samples
 
     def vectors(self, fingerprint: str, digests: Digests) -> Vectors:
         """Return the vectors of some contents, (n, dim), in the order asked for.
@@ -333,49 +204,13 @@ class FeatureStore(Shown):
         StoreError
             If there are no features of that spec, or not of every content.
         """
-        with self._open() as parts:
-            groups = _groups(parts)
-            if fingerprint not in groups:
-                raise StoreError(f"{self.path} holds no features {fingerprint[:12]}: see `info {self.path}`")
+        with self._open() as held:
             names = [digest.decode() for digest in digests.tolist()]
-            return Located.among(groups[fingerprint], digests, names, self.path).read(slice(0, len(digests)))
+            return held.located(fingerprint, digests, names).read(slice(0, len(digests)))
 
     def splits(self, dataset: str | None = None) -> dict[str, int]:
         """Return how many pictures each split of an image set has; the key is empty where there is no split."""
-        view = self.view(dataset)
-        names, counts = np.unique(view.splits, return_counts=True)
-        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[list[Part]]:
-        if not self.exists():
-            waiting = len(staged_blocks(self.path))
-            folder = self.path.is_dir()
-            if folder and not waiting:
-                raise MissingFile(
-                    f"{self.path} is a folder that holds no store: if it holds pictures, run `extract {self.path} -o "
-                    "features.h5` and name that"
-                )
-            raise MissingFile(
-                f"{self.path} {'is a folder that holds no store' if folder else 'does not exist'}"
-                + (f", but {waiting} blocks of an unfinished extraction wait beside it" if waiting else "")
-                + f": run `extract IMAGES -o {self.path}`"
-                + (" again to finish it" if waiting else " to make it")
-            )
-        with contextlib.ExitStack() as stack:
-            yield [stack.enter_context(Part(path)) for path in self.part_paths()]
-
-    def _choose_view(self, views: dict[str, View], name: str | None) -> View:
-        # beside one with labels, sets without are pictures that were classified, or that `PenultFeatures` was given
-        labelled = [view for view in views.values() if view.classes] or list(views.values())
-        if name is None and len(labelled) == 1:
-            return labelled[0]
-        held = ", ".join(sorted(views)) or "none"
-        if name is None:
-            raise StoreError(f"{self.path} holds the image sets {held}: name one with --dataset")
-        if name not in views:
-            raise StoreError(f"{self.path} holds no image set {name!r}, only {held}: name one of these with --dataset")
-        return views[name]
+        return self.view(dataset).split_counts()
 
     def check(self) -> None:
         """Open every file of the store and close it again.
@@ -388,55 +223,63 @@ class FeatureStore(Shown):
         with self._open():
             pass
 
-    def _rows_of(self, view: View, split: str | None) -> npt.NDArray[np.int64]:
-        rows = np.arange(len(view.paths)) if split is None else np.flatnonzero(view.splits == split)
-        if not len(rows):
-            if not view.classes:
-                raise StoreError(
-                    f"no picture of {view.name!r} has a label: put each class into a folder of its own, or name the "
-                    "labels in a manifest, and extract again (which computes nothing anew)"
-                )
-            names = ", ".join(sorted({s for s in view.splits.tolist() if s})) or "none"
-            raise StoreError(
-                f"the image set {view.name!r} has no split {split!r}, its splits are: {names}; "
-                "name one of these, or extract again with --test-fraction 0.2 (which computes nothing anew)"
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[OpenStore]:
+        if not self.exists():
+            raise MissingFile(self._what_is_missing())
+        with contextlib.ExitStack() as stack:
+            yield OpenStore([stack.enter_context(Part(path)) for path in self.part_paths()], self.path)
+
+    def _what_is_missing(self) -> str:
+        """Say that there is no store, and what makes one."""
+        waiting = len(staged_blocks(self.path))
+        if not self.path.is_dir():
+            missing = f"{self.path} does not exist"
+        elif waiting:
+            missing = f"{self.path} is a folder that holds no store"
+        else:
+            return (
+                f"{self.path} is a folder that holds no store: if it holds pictures, run `extract {self.path} -o "
+                "features.h5` and name that"
             )
+        if not waiting:
+            return f"{missing}: run `extract IMAGES -o {self.path}` to make it"
+        blocks = counted(waiting, *WAITING)
+        return f"{missing}, but {blocks} beside it: run `extract IMAGES -o {self.path}` again to finish it"
+
+    def _exactly(self, spec: FeatureSpec | Sequence[FeatureSpec], held: Held, wants: str) -> list[str]:
+        """Return the fingerprints of the specs that are wanted, each of which the store must hold."""
+        specs = [spec] if isinstance(spec, FeatureSpec) else list(spec)
+        for one in specs:
+            refuse_other((info.spec for info in held.values()), one, str(self.path), wants)
+        return [one.fingerprint for one in specs]
+
+    def _read(self, views: list[StoredVectors], memory: int | None) -> list[Any]:
+        """Read vectors into memory, or open them for good where they take more than half of it."""
+        if memory is not None and sum(vectors.nbytes for vectors in views) > memory / 2:
+            return [vectors.keeping(self.part_paths()) for vectors in views]
+        return [vectors[:] for vectors in views]
+
+
+def _rows_of(view: View, split: str | None) -> npt.NDArray[np.int64]:
+    rows = np.arange(len(view.paths)) if split is None else np.flatnonzero(view.splits == split)
+    if len(rows):
         return rows.astype(np.int64)
-
-
-def _views(parts: list[Part]) -> dict[str, View]:
-    merged: dict[str, View] = {}
-    for part in parts:
-        merged.update(part.views())
-    return merged
-
-
-def _groups(parts: list[Part]) -> dict[str, list[FeatureGroup]]:
-    merged: dict[str, list[FeatureGroup]] = {}
-    for part in parts:
-        for fingerprint, group in part.features().items():
-            merged.setdefault(fingerprint, []).append(group)
-    return merged
-
-
-def _describe(groups: list[FeatureGroup]) -> FeatureInfo:
-    rows = sum(len(group) for group in groups)
-    first = groups[0]
-    if len({group.dim for group in groups}) > 1:
-        raise FingerprintMismatch(f"features {first.fingerprint[:12]} differ in length between the store's files")
-    return FeatureInfo(
-        spec=first.spec,
-        rows=rows,
-        dim=first.dim,
-        dtype=first.dtype.name,
-        nbytes=rows * first.dim * first.dtype.itemsize,
-        provenance=merged_runs(run for group in groups for run in group.provenance),
-        requests=[request for group in groups for request in group.requests],
+    if not view.classes:
+        raise StoreError(
+            f"no picture of {view.name!r} has a label: put each class into a folder of its own, or name the labels in "
+            "a manifest, and extract again (which computes nothing anew)"
+        )
+    names = ", ".join(sorted({s for s in view.splits.tolist() if s})) or "none"
+    raise StoreError(
+        f"the image set {view.name!r} has no split {split!r}, its splits are: {names}; "
+        "name one of these, or extract again with --test-fraction 0.2 (which computes nothing anew)"
     )
 
 
-def _covers(groups: list[FeatureGroup], view: View) -> bool:
-    found = np.zeros(len(view.paths), dtype=bool)
-    for group in groups:
-        found |= locate(group.digests, view.digests) >= 0
-    return bool(found.all())
+def _taken(paths: Sequence[str], rows: npt.NDArray[np.int64]) -> Sequence[str]:
+    """Return some of the paths; of a run of rows without decoding any."""
+    if len(rows) == rows[-1] - rows[0] + 1:
+        return paths[rows[0] : rows[-1] + 1]
+    every = list(paths)
+    return [every[i] for i in rows.tolist()]

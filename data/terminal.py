@@ -9,6 +9,7 @@ from typing import Any, Protocol
 _LINE_EVERY = 10.0
 # A line that is written over.
 _REDRAWN_EVERY = 0.2
+_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 class Terminal(Protocol):
@@ -176,10 +177,29 @@ def size(nbytes: float) -> str:
     >>> size(512), size(2_735_915)
     ('512 bytes', '2.7 MB')
     """
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, scale in _UNITS:
         if nbytes >= scale:
             return f"{nbytes / scale:,.1f} {unit}"
     return f"{nbytes:.0f} bytes"
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a text such as 2GB means.
+
+    Raises
+    ------
+    ValueError
+        If it means none.
+
+    Examples
+    --------
+    >>> parse_size("2GB"), parse_size("0.5MB")
+    (2000000000, 500000)
+    """
+    for unit, scale in _UNITS:
+        if text.lower().endswith(unit.lower()) and text[:-2].replace(".", "", 1).isdigit():
+            return int(float(text[:-2]) * scale)
+    raise ValueError(f"must be a size such as 2GB or 500MB, got {text!r}")
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from data.errors import DamagedStore, MissingFile, StoreError
 from data.layout import FeatureGroup, Part
 from data.reading import locate
+from data.spec import told_apart
 from data.staging import staged_blocks
 from data.store import FeatureStore
 
@@ -75,16 +76,25 @@ def verify_store(path: Path) -> Verdict:
                 raise
         except (DamagedStore, StoreError) as error:
             problems.append(str(error))
-    missing: dict[str, int] = {}
-    if not problems:
-        for view in store.views().values():
-            for fingerprint, info in store.features().items():
-                lacking = int((locate(store.digests(fingerprint), view.digests) < 0).sum())
-                if lacking:
-                    missing[f"{view.name}: {info.spec.title}"] = lacking
-            if (view.targets >= len(view.classes)).any() or (view.targets < -1).any():
-                problems.append(f"{path}: image set {view.name!r} has targets outside its {len(view.classes)} classes")
+    missing = {} if problems else _check_joins(store, problems)
     return Verdict(len(files), blocks, rows, views, len(staged), problems, missing)
+
+
+def _check_joins(store: FeatureStore, problems: list[str]) -> dict[str, int]:
+    """Check each image set against its classes; return how many of its pictures have no vector, for each spec."""
+    views = store.views()
+    for view in views.values():
+        if (view.targets >= len(view.classes)).any() or (view.targets < -1).any():
+            problems.append(
+                f"{store.path}: image set {view.name!r} has targets outside its {len(view.classes)} classes"
+            )
+    lacking = {}
+    asked = [info.spec for info in store.features().values() if not info.kept]  # what is kept need not be of all
+    for fingerprint, title in told_apart(asked).items():
+        digests = store.digests(fingerprint)
+        for view in views.values():
+            lacking[f"{view.name}: {title}"] = int((locate(digests, view.digests) < 0).sum())
+    return {where: n for where, n in lacking.items() if n}
 
 
 def _check_group(group: FeatureGroup, problems: list[str], file: str) -> int:

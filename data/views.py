@@ -90,6 +90,10 @@ class View:
         Pictures of the set that gave no features.
     split_rule : dict, optional
         Fractions and seed of a split that Penult made; None where the pictures brought their own or have none.
+    source : str
+        What was named to list the pictures, such as a manifest; empty where that is `root` or is not known.
+    named : bool
+        Whether `name` was chosen rather than taken from the source.
     """
 
     name: str
@@ -103,12 +107,19 @@ class View:
     mtimes: npt.NDArray[np.int64]
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     split_rule: dict[str, Any] | None = None
+    source: str = ""
+    named: bool = False
 
     def same_as(self, other: "View") -> bool:
-        """Whether two views hold the same rows, labels, splits and file times."""
+        """Whether two views hold the same rows, labels, splits and file times, wherever these were listed."""
         mine, theirs = _columns(self), _columns(other)
         same = (self.root, self.classes, self.split_rule) == (other.root, other.classes, other.split_rule)
         return same and all(np.array_equal(mine[key], theirs[key]) for key in _COLUMNS)
+
+    def split_counts(self) -> dict[str, int]:
+        """Return how many pictures each split has; the key is empty where there is no split."""
+        names, counts = np.unique(self.splits, return_counts=True)
+        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
 
     def of_split(self, split: str) -> "View":
         """Return this view with the pictures of one split alone, and none that was skipped."""
@@ -138,6 +149,8 @@ class View:
             sizes=np.concatenate([old.sizes[rows], self.sizes]),
             mtimes=np.concatenate([old.mtimes[rows], self.mtimes]),
             skipped=[*(s for s in old.skipped if s.path not in mine), *self.skipped],
+            source=self.source or old.source,
+            named=self.named or old.named,
         )
 
 
@@ -160,6 +173,8 @@ def write_view(file: h5py.File, view: View) -> None:
     for name, attribute in zip(_ATTRIBUTES, attributes, strict=True):
         group.attrs[name] = attribute
     group.attrs["checksum"] = np.uint32(_checksum(attributes, columns))
+    if view.source or view.named:
+        group.attrs["provenance"] = json.dumps({"source": view.source, "named": view.named})
 
 
 def read_view(group: h5py.Group, path: Path) -> View:
@@ -176,6 +191,7 @@ def read_view(group: h5py.Group, path: Path) -> View:
     columns.update({key: _padded(column.tolist()) for key, column in columns.items() if column.dtype.kind == "O"})
     if _checksum(attributes, columns) != int(group.attrs["checksum"]):
         raise DamagedStore(f"{path}: the image set {name!r} does not match its checksum: {RESTORE}")
+    provenance = dict(json.loads(group.attrs.get("provenance", "{}")))
     skipped = (columns[key].tolist() for key in ("skipped/path", "skipped/reason", "skipped/size", "skipped/mtime_ns"))
     return View(
         name=name,
@@ -192,6 +208,8 @@ def read_view(group: h5py.Group, path: Path) -> View:
             Skipped(p.decode("utf-8", "surrogateescape"), r.decode("utf-8", "surrogateescape"), size, mtime)
             for p, r, size, mtime in zip(*skipped, strict=True)
         ],
+        source=provenance.get("source", ""),
+        named=provenance.get("named", False),
     )
 
 

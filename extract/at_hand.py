@@ -8,9 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from data.errors import MissingDependency
+from data.errors import EngineError, MissingDependency
+from data.terminal import parse_size
 from extract.zoo import DEFAULT_BACKBONE, checkpoint_name, is_file, packaged_file, resolve_name
 
+# Twenty graphs of resnet50.
+_GRAPHS = "2GB"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -25,6 +28,8 @@ class Cache:
         What lies there; a link counts as what it is, not as what it points to.
     writable : bool
         Whether more can be kept.
+    limit : int or None
+        Bytes that it stays within by itself; None where nothing bounds it.
     """
 
     what: str
@@ -32,12 +37,27 @@ class Cache:
     files: int
     nbytes: int
     writable: bool
+    limit: int | None = None
 
 
 def graph_folder() -> Path:
     """Return where exported graphs are kept: ``$PENULT_CACHE``, else the user's cache folder."""
     named = os.environ.get("PENULT_CACHE")
     return Path(named) if named else _user_cache() / "penult"
+
+
+def graph_limit() -> int:
+    """Return the bytes that exported graphs may take together: ``$PENULT_CACHE_SIZE``, else 2 GB.
+
+    Raises
+    ------
+    EngineError
+        If the variable is no size.
+    """
+    try:
+        return parse_size(os.environ.get("PENULT_CACHE_SIZE") or _GRAPHS)
+    except ValueError as error:
+        raise EngineError(f"the environment variable PENULT_CACHE_SIZE {error}") from None
 
 
 def torch_folder() -> Path:
@@ -53,12 +73,12 @@ def hub_folder() -> Path:
 
 def caches() -> list[Cache]:
     """Return the folders that fill by themselves."""
-    folders = {
-        "graphs for ONNX Runtime": graph_folder() / "onnx",
-        "weights of torchvision": torch_folder(),
-        "weights of timm": hub_folder(),
-    }
-    return [Cache(what, str(path), *_measure(path), _writable(path)) for what, path in folders.items()]
+    folders = (
+        ("graphs for ONNX Runtime", graph_folder() / "onnx", graph_limit()),
+        ("weights of torchvision", torch_folder(), None),
+        ("weights of timm", hub_folder(), None),
+    )
+    return [Cache(what, str(path), *_measure(path), _writable(path), limit) for what, path, limit in folders]
 
 
 def cached_networks() -> list[str]:

@@ -89,7 +89,8 @@ def extract_view(path: Path, view: View, store: Path, on_progress: Callable[[Pro
     found = read_checkpoint(path)
     if found is None:
         raise WeightsError(f"{path} is no checkpoint: make one with `finetune`")
-    extract_listed(store, view, Wanted(found.spec.backbone, str(path), found.options()), Setup(), on_progress)
+    wanted = Wanted(found.spec.backbone, str(path), found.options(), kept=True)
+    extract_listed(store, view, wanted, Setup(), on_progress)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

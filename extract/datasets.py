@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import ImageSetError, MissingDependency, MissingFile, StoreError, first_line
+from data.errors import ImageSetError, MissingDependency, MissingFile, StoreError, first_line, how_to_install
 from data.images import ImageSet, make_set, open_images
 from data.listing import OBJECT, is_address
 from data.objects import list_objects
@@ -76,7 +76,7 @@ def _open_hf(source: str, name: str | None = None) -> ImageSet:
     try:
         import datasets
     except ImportError:
-        raise MissingDependency(f"{source} needs datasets: install it with `pip install 'penult[hub]'`") from None
+        raise MissingDependency(f"{source} needs datasets: {how_to_install('hub')}") from None
     where = source.removeprefix("hf:")
     root = source
     try:
@@ -110,9 +110,7 @@ def _open_torchvision(source: str, name: str | None = None) -> ImageSet:
     try:
         import torchvision.datasets
     except ImportError:
-        raise MissingDependency(
-            f"{source} needs torchvision: install it with `pip install 'penult[extract]'`"
-        ) from None
+        raise MissingDependency(f"{source} needs torchvision: {how_to_install('extract')}") from None
     known = getattr(torchvision.datasets, kind, None) if kind in torchvision.datasets.__all__ else None
     if known is None or "root" not in inspect.signature(known).parameters:
         raise ImageSetError(

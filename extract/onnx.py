@@ -7,7 +7,6 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,9 @@ from data.errors import EngineError, MissingDependency, first_line
 from data.provenance import version_of
 from data.spec import FeatureSpec
 from data.staging import write_atomically
-from extract.at_hand import graph_folder
 from extract.backbones import Backbone
 from extract.decode import Pixels
+from extract.graph_cache import agreement_file, keep_graph, kept_graph
 from extract.session import OPSET, PIXELS, open_session
 from extract.zoo import INSTALL
 
@@ -83,7 +82,7 @@ def note_agreement(specs: Sequence[FeatureSpec], automatic: bool) -> None:
     automatic : bool
         Whether the engine ``auto`` on the device ``auto`` takes this one here: there is no GPU.
     """
-    mark, words = _agreement_file(specs), _agreement(automatic)
+    mark, words = agreement_file(_key(specs)), _agreement(automatic)
     with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run compares again
         if not mark.exists() or mark.read_text() != words:
             mark.parent.mkdir(parents=True, exist_ok=True)
@@ -101,11 +100,12 @@ def is_known(specs: Sequence[FeatureSpec], device: str) -> bool:
         ``cpu``, or ``auto`` where that was found to be the CPU.
     """
     try:
-        words = _agreement_file(specs).read_text()
+        words = agreement_file(_key(specs)).read_text()
     except (OSError, ValueError):
         return False
     agreed = words == _agreement(True) or (device == "cpu" and words == _agreement(False))
-    return agreed and device in ("auto", "cpu") and bool(version_of("onnxruntime")) and _cached(specs) is not None
+    able = device in ("auto", "cpu") and bool(version_of("onnxruntime"))
+    return agreed and able and kept_graph(_key(specs)) is not None
 
 
 def _session(backbone: Backbone, threads: int) -> Any:
@@ -127,34 +127,15 @@ def _session(backbone: Backbone, threads: int) -> Any:
 
 def _graphs(backbone: Backbone) -> Iterator[bytes]:
     """Yield the graph from the cache, if whole, and, should that not do, a new one, which then is in the cache."""
-    cached = _cached(backbone.specs)
+    key = _key(backbone.specs)
+    cached = kept_graph(key)
     if cached is not None:
         yield cached
     if backbone.network is None:
         return
-    graph, path = _export(backbone), _graph_file(backbone.specs)
-    with contextlib.suppress(OSError):  # the cache may be full or read-only: the next run exports again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, hashlib.sha256(graph).digest() + graph)
+    graph = _export(backbone)
+    keep_graph(key, graph)
     yield graph
-
-
-def _cached(specs: Sequence[FeatureSpec]) -> bytes | None:
-    """Return the graph from the cache, whose file is the graph behind its SHA-256; None where that is not so."""
-    with contextlib.suppress(OSError):
-        content = _graph_file(specs).read_bytes()
-        digest, graph = content[:32], content[32:]
-        if hashlib.sha256(graph).digest() == digest:
-            return graph
-    return None
-
-
-def _graph_file(specs: Sequence[FeatureSpec]) -> Path:
-    return graph_folder() / "onnx" / f"{_key(specs)}.graph"
-
-
-def _agreement_file(specs: Sequence[FeatureSpec]) -> Path:
-    return graph_folder() / "onnx-agreed" / _key(specs)
 
 
 def _key(specs: Sequence[FeatureSpec]) -> str:

@@ -265,4 +265,6 @@ def make_view(
             for row in skipped
         ],
         split_rule=dataclasses.asdict(rule) if rule else None,
+        source=images.source,
+        named=images.named,
     )

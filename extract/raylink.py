@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from data.errors import ClusterError, MissingDependency, first_line
+from data.errors import ClusterError, MissingDependency, first_line, how_to_install
 from extract.flow import available_cores
 
 # Cores of a worker on a CPU: more workers are more copies of the network in memory, more threads wait for each other.
@@ -117,7 +117,7 @@ class Link:
                 import ray.data
             except ImportError as error:
                 raise MissingDependency(
-                    f"--ray needs {error.name}, which is not installed: install it with `pip install 'penult[ray]'`"
+                    f"--ray needs {error.name}, which is not installed: {how_to_install('ray')}"
                 ) from None
             self._ray: Any = ray
             stack.enter_context(_quiet_logs())

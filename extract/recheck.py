@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.images import PictureList
+from data.spec import told_apart
 from data.store import FeatureInfo, FeatureStore
 from extract import COSINE
 from extract.components import components_file
@@ -26,7 +27,7 @@ class Recheck:
     Parameters
     ----------
     spec : str
-        Its title.
+        Its title, and as much more as tells it from others of the store.
     checked, changed : int
         Pictures compared; pictures whose file is gone or has another content now.
     largest_deviation, tolerance : float
@@ -70,7 +71,9 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
     views = store.views().values()
     rng = np.random.default_rng(seed)
     results = []
-    for fingerprint, info in store.features().items():
+    features = store.features()
+    titles = told_apart(info.spec for info in features.values())
+    for fingerprint, info in features.items():
         held = set(store.digests(fingerprint).tolist())
         places = {  # one file for each content
             digest: (view.root, name)
@@ -98,7 +101,7 @@ def recheck(path: Path, n: int, *, seed: int = 0, weights: str = "", device: str
         )
         results.append(
             Recheck(
-                info.spec.title,
+                titles[fingerprint],
                 len(same),
                 len(chosen) - len(same),
                 float(off.max(initial=0.0)),

@@ -1,9 +1,7 @@
 """A sample of an image set, every class in proportion: what can be learnt from some of the pictures beforehand."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +9,10 @@ import numpy.typing as npt
 from data.errors import ImageSetError
 from data.images import ImageSet
 from data.splits import SplitRule, stratified_split
-from extract.flow import available_cores
+from extract.survey import survey
 
 Rows = npt.NDArray[np.int64]
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[int, int, int], None]
 
 # Pictures of a class that a sample has at least: one to train on and one to hold out.
 _LEAST = 2
@@ -23,32 +21,28 @@ _LEAST = 2
 def training_pictures(images: ImageSet, on_progress: OnProgress | None = None) -> tuple[Rows, str]:
     """Return the labelled pictures that train, so that no other has a part in any choice; and a note.
 
-    Of a set that brings no splits these are the ones that `extract` would not make its test split, which goes by their
-    contents: every file is read once.
+    Of a set that brings no splits these are the ones that `extract` would not make its test split, which goes by the
+    contents of the pictures that can be used: every file is read and decoded once.
 
     Parameters
     ----------
     images : ImageSet
         The set.
     on_progress : callable, optional
-        Called with the number of files read and in all.
+        Called with the number of files read, in all, and unreadable.
 
     Raises
     ------
     ImageSetError
         If there are none, or of one class alone.
     """
-    labelled = np.flatnonzero(images.targets >= 0)
-    note = ""
-    if (images.splits[labelled] != "").any():
-        rows = labelled[images.splits[labelled] == "train"]
-    else:
-        digests = _digests(images, labelled, on_progress)
-        readable = digests != b""
-        labelled = labelled[readable]
-        splits = stratified_split(images.targets[labelled], digests[readable], SplitRule())
-        rows = labelled[splits == "train"]
+    splits, note = images.splits, ""
+    if not (splits[images.targets >= 0] != "").any():
+        found = survey(images, on_progress=on_progress)
+        splits = np.full(len(images), "", dtype="U5")
+        splits[found.usable] = stratified_split(images.targets[found.usable], found.digests[found.usable], SplitRule())
         note = "the set has no splits: the pictures that extract would hold out for test were left out"
+    rows = np.flatnonzero((images.targets >= 0) & (splits == "train"))
     if len(np.unique(images.targets[rows])) < 2:
         held = ", ".join(sorted({split or "(none)" for split in images.splits.tolist()}))
         raise ImageSetError(
@@ -94,22 +88,4 @@ def stratified_sample(images: ImageSet, rows: Rows, n: int, seed: int) -> Rows:
 
 def as_sample(images: ImageSet, rows: Rows, name: str) -> ImageSet:
     """Return some pictures as an image set of its own, whose one split is train."""
-    return dataclasses.replace(images.take(rows), name=name, splits=np.full(len(rows), "train"), notes=())
-
-
-def _digests(images: ImageSet, rows: Rows, on_progress: OnProgress | None) -> npt.NDArray[np.bytes_]:
-    """Return the content of each file; empty where it cannot be read."""
-
-    def digest(row: int) -> bytes:
-        try:
-            return hashlib.sha256(images.read(row).data).hexdigest().encode()
-        except (OSError, ValueError):
-            return b""
-
-    digests = np.zeros(len(rows), dtype="S64")
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for i, found in enumerate(pool.map(digest, rows.tolist())):
-            digests[i] = found
-            if on_progress:
-                on_progress(i + 1, len(rows))
-    return digests
+    return dataclasses.replace(images.take(rows), name=name, splits=np.full(len(rows), "train"), notes=(), source="")

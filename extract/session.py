@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from data.errors import EngineError, MissingDependency, first_line
+from data.errors import EngineError, MissingDependency, first_line, how_to_install
 
 OPSET = 17
 # What graphs call their input.
 PIXELS = "pixels"
-_INSTALL = "install it with `pip install 'penult[predict]'`"
+_INSTALL = how_to_install("predict")
 
 
 def open_session(graph: bytes | Path, threads: int, title: str) -> Any:

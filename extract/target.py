@@ -11,7 +11,7 @@ import numpy as np
 
 from data import VERSION
 from data.errors import FingerprintMismatch
-from data.provenance import version_of
+from data.provenance import unmarked, version_of
 from data.spec import FeatureSpec, differences
 from data.store import FeatureInfo
 from extract.backbones import Backbone, same_command
@@ -134,14 +134,17 @@ class Target:
 
 
 def remembered(wanted: Wanted, held: dict[str, FeatureInfo]) -> list[Feature]:
-    """Return the features of commands that a store knows; none if it does not know all of them."""
+    """Return the features of commands that a store knows; none if it does not know all of them.
+
+    One that is only kept is known too, and becomes one that was asked for if it is now.
+    """
     features = []
-    for request in wanted.requests() or ():
-        known = ((i.spec, old) for i in held.values() for old in i.requests if same_command(request, old))
+    for request in map(unmarked, wanted.requests() or ()):
+        known = ((i.spec, old) for i in held.values() for old in i.requests if same_command(request, unmarked(old)))
         spec, old = next(known, (None, {}))
         if spec is None:
             return []
-        features.append(Feature(spec, old))
+        features.append(Feature(spec, old if wanted.kept else unmarked(old)))
     return features
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import MissingDependency
+from data.errors import MissingDependency, how_to_install
 from data.store import FeatureStore, Samples
 
 try:
     import torch
     from torch.utils.data import Dataset
 except ImportError:
-    raise MissingDependency("torch is not installed: install it with `pip install 'penult[extract]'`") from None
+    raise MissingDependency(f"torch is not installed: {how_to_install('extract')}") from None
 
 if TYPE_CHECKING:
     from torch import Tensor

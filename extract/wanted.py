@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import ProjectionError
+from data.provenance import KEPT
 from extract.backbones import DEFAULT_BACKBONE, Backbone, open_backbone, request
 from extract.networks import Feature, Floats, Projector
 from extract.options import ALL_STAGES, Options, Output
@@ -39,6 +40,9 @@ class Wanted:
         Empty or ``l2``.
     poolings : tuple of str
         One for each of `layers`, in order, where `pooling` does not suit them all.
+    kept : bool
+        Whether the vectors are kept to go on from there, and no features that anybody asked for: a store that has
+        them does not mention them where it is asked for features.
     """
 
     backbone: str = DEFAULT_BACKBONE
@@ -53,6 +57,7 @@ class Wanted:
     projection: str = ""
     normalize: str = ""
     poolings: tuple[str, ...] = ()
+    kept: bool = False
 
     @property
     def stored_views(self) -> list[str]:
@@ -123,8 +128,8 @@ class Wanted:
     def _request(self, layer: str, view: str) -> dict[str, Any]:
         output = self._output(layer)
         asked = request(self.backbone, self.weights, self.options, self.seed, output, partial=self.partial)
-        ours = {"view": view if view != "center" else "", "projection": self._asked_projection()}
-        ours["normalize"] = self.normalize
+        ours: dict[str, Any] = {"view": view if view != "center" else "", "projection": self._asked_projection()}
+        ours |= {"normalize": self.normalize, KEPT: self.kept}
         return {**asked, **{k: v for k, v in ours.items() if v}}
 
     def _asked_projection(self) -> str:

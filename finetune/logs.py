@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from data.canvas import Canvas
-from data.errors import MissingDependency
+from data.errors import MissingDependency, how_to_install
 from data.staging import write_atomically
 from finetune.curves import draw_epochs
 from finetune.trainer import Epoch
@@ -58,9 +58,8 @@ class Logs:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise MissingDependency(
-                    "TensorBoard's events need tensorboard: install penult[tensorboard], or leave out --tensorboard"
-                ) from None
+                hint = f"{how_to_install('tensorboard')}, or leave out --tensorboard"
+                raise MissingDependency(f"TensorBoard's events need tensorboard: {hint}") from None
             self._writer = SummaryWriter(self.tensorboard)
         return self
 

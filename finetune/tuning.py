@@ -398,6 +398,7 @@ class Tuner:
             layers=tuple(layers),
             poolings=tuple("" if len(shapes[layer] or ()) == 2 else "flatten" for layer in layers),
             views=views,
+            kept=True,
         )
         return extract_activations(
             self._store,

@@ -156,7 +156,7 @@ def test_names():
 
 def test_without_torch_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingDependency, match=r"pip install 'penult\[extract\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install '\.\[extract\]'"):
         open_backbone("resnet18")
 
 

@@ -63,6 +63,9 @@ def test_nothing_is_written_into_a_bundle(work, tmp_path):
     fit = ["fit", bundle, "--head", "lr", "-o", bundle / "heads" / "lr.head"]
     assert f"lr.head would be in the bundle {bundle}, which is read only: name another place" in refused(*fit, cwd=work)
     assert "would be in the bundle" in refused("pack", "f.h5", "lr.head", "-o", bundle / "more", cwd=work)
+    before_work = refused("export", "nothing", "-o", bundle / "x.onnx", "--int8", "--store", "nothing", cwd=work)
+    assert f"x.onnx would be in the bundle {bundle}" in before_work
+    assert "name another place with --json" in refused("info", bundle, "--json", bundle / "x.json", cwd=work)
     with pytest.raises(BundleError, match="read only"):
         publish(bundle, make_view([1]), commands={})
     with pytest.raises(BundleError, match="would be in the bundle"):
@@ -224,7 +227,7 @@ def test_models_go_along_where_there_is_no_torch(carried, work, tmp_path, monkey
     assert (tmp_path / "again/models/lr.onnx").read_bytes() == (carried / "models/lr.onnx").read_bytes()
     done = penult("pack", "f.h5", "lr.head", "-o", tmp_path / "new", cwd=work)
     assert done.returncode == 0, done.stderr
-    assert "note: no model of lr: a model needs torch: install it with `pip install 'penult[extract]'`" in done.stdout
+    assert "note: no model of lr: a model needs torch: install it with `pip install '.[extract]'`" in done.stdout
     assert not (tmp_path / "new" / "models").exists()
 
 

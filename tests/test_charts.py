@@ -94,6 +94,6 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(MissingDependency, match=r"charts need matplotlib: install penult\[plot\]"):
+    with pytest.raises(MissingDependency, match=r"charts need matplotlib: install it with `pip install '\.\[plot\]'`"):
         CHARTS["shots"](tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()

@@ -93,15 +93,20 @@ def test_wrong_usage_exits_2(arguments):
         (["fit", "f.h5", "--head", "mlp", "-o", "x.head", "--param", "hidden=8,8,8"], "or two layers, such as 64"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--dataset", "x"], "holds no image set 'x', only pictures"),
         (["fit", "f.h5", "--head", "lr", "-o", "x.head", "--features", "vgg"], "holds no features 'vgg', only timm"),
-        (["fit", "lr.head", "--head", "lr", "-o", "x.head"], "lr.head is not a feature store"),
-        (["eval", "f.h5", "f.h5"], "f.h5 is a feature store, not a head: name the heads first"),
+        (["fit", "lr.head", "--head", "lr", "-o", "x.head"], "lr.head is a head, not a feature store: name the store"),
+        (["report", "lr.head", "lr.head", "-o", "r.html"], "lr.head is a head, not a feature store: name the"),
+        (["predict", "f.h5", "pictures"], "f.h5 is a feature store, not a head: name a head (`fit f.h5 --head lr -o"),
+        (["predict", "lr.head", "f.h5"], "f.h5 is a feature store, not pictures: name the folder that it was made of"),
+        (["export", "f.h5", "-o", "m.onnx"], "a model is made of a head: name one (`fit f.h5 --head lr"),
+        (["extract", "lr.head", "-o", "x.h5"], "lr.head is a head, not pictures: name a folder of pictures (`predict"),
+        (["eval", "f.h5", "f.h5"], "f.h5 is a feature store, not a head: name a head (`fit f.h5 --head"),
         (["eval", "no.head", "f.h5"], "no.head does not exist: make a head with `fit"),
         (["eval", "lr.head", "f.h5", "--split", "val"], "has no split 'val'"),
         (["predict", "lr.head", "nowhere.png"], "nowhere.png does not exist"),
         (["info", "no.h5"], "no.h5 does not exist"),
         (["info", "nowhere"], "nowhere does not exist: name a folder of pictures, a manifest, an archive or a picture"),
         (["info", "empty"], "empty holds no pictures"),
-        (["info", "lr.head"], "lr.head is neither a folder, a .csv manifest nor a picture"),
+        (["info", "lr.head"], "lr.head is a head, not pictures: name a folder of pictures"),
         (["info", "f.h5", "--sheet", "s.png"], "f.h5 is a store, and --sheet is for pictures: name the folder"),
         (["info", "f.h5", "--quick"], "f.h5 is a store, and --quick is for pictures"),
         (["info", "pictures", "--sheet", "pictures/s.png"], "would be one of the pictures of pictures: name a file"),
@@ -455,7 +460,10 @@ def test_wrong_usage_says_what_was_meant_in_two_lines(arguments, said):
     assert len(lines) <= 2
 
 
-def test_the_folder_of_json_is_made_like_any_other(work, tmp_path):
+def test_the_folders_of_json_and_csv_are_made_like_any_other(work, tmp_path):
+    done = penult("predict", "lr.head", "pictures/test/red", "--csv", tmp_path / "a/new/p.csv", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a/new/p.csv").exists()
     assert penult("info", "f.h5", "--json", tmp_path / "new/folder/info.json", cwd=work).returncode == 0
     assert json.loads((tmp_path / "new/folder/info.json").read_text())["path"] == "f.h5"
 
@@ -486,10 +494,39 @@ def test_results_never_replace_something_else(work, tmp_path, arguments, said):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write into")
-def test_a_folder_that_cannot_be_written_into_is_named_with_the_file_that_was_asked_for(work):
-    done = penult("fit", "f.h5", "--head", "ridge", "-o", "/proc/x.head", cwd=work)
+@pytest.mark.parametrize("folder", ["/proc", "/proc/no/such", "lr.head", "lr.head/more"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["extract", "nothing", "-o", "x.h5"],
+        ["extract", "nothing", "-o", "f.h5", "--json", "x.json"],
+        ["fit", "nothing", "--head", "ridge", "-o", "x.head"],
+        ["eval", "lr.head", "nothing", "--json", "x.json"],
+        ["predict", "nothing", "pictures", "--csv", "x.csv"],
+        ["compare", "nothing", "--png", "x.png"],
+        ["compare", "nothing", "--save", "x"],
+        ["finetune", "nothing", "-o", "x.ckpt"],
+        ["finetune", "nothing", "-o", "n.ckpt", "--tensorboard", "x"],
+        ["report", "nothing", "lr.head", "-o", "x.html"],
+        ["info", "nothing", "--sheet", "x.png"],
+        ["export", "nothing", "-o", "x.onnx"],
+        ["pack", "nothing", "-o", "x"],
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_read(work, arguments, folder):
+    target = f"{folder}/{arguments[-1]}"
+    done = penult(*arguments[:-1], target, cwd=work)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{arguments[-2]} {target} cannot be written (" in done.stderr
+    assert done.stderr.rstrip().endswith("): name another place")
+    assert not (work / "n.ckpt").exists()
+
+
+def test_two_outputs_are_two_files(work):
+    done = penult("report", "f.h5", "lr.head", "-o", "same", "--json", "./same", cwd=work)
     assert done.returncode == 1
-    assert done.stderr.startswith("penult: error: /proc/x.head: ")
+    assert "-o and --json are both ./same: name another file for one" in done.stderr
+    assert not (work / "same").exists()
 
 
 def test_results_replace_results(work, tmp_path):

@@ -195,7 +195,7 @@ def test_no_cluster_at_the_address(pictures, tmp_path):
 
 def test_ray_that_is_not_installed_names_the_extra(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingDependency, match=r"penult\[ray\]"):
+    with pytest.raises(MissingDependency, match=r"\.\[ray\]"):
         extract(pictures, tmp_path / "f.h5", ray="local")
 
 

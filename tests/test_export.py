@@ -209,7 +209,7 @@ def test_a_package_that_is_not_installed(store, tmp_path, monkeypatch, missing):
         return real(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingDependency, match=rf"needs {missing}: install it with `pip install 'penult\[tables\]'`"):
+    with pytest.raises(MissingDependency, match=rf"needs {missing}: install it with `pip install '\.\[tables\]'`"):
         to_pandas(store) if missing == "pandas" else export_table(choose_table(store), tmp_path / "out.parquet")
 
 

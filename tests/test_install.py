@@ -80,4 +80,4 @@ def test_without_extras_a_laptop_fits_measures_and_checks_and_has_no_torch(wheel
     draw(tmp_path / "new.png", 77)
     failed = subprocess.run([penult, "predict", "lr.head", "new.png"], cwd=tmp_path, capture_output=True, text=True)
     assert failed.returncode == 1
-    assert "torch is not installed: install it with `pip install 'penult[extract]'`" in failed.stderr
+    assert "torch is not installed: install it with `pip install '.[extract]'`" in failed.stderr

@@ -2,12 +2,20 @@ import concurrent.futures
 import json
 import os
 import pickle
+import shlex
 
+import h5py
 import pytest
 from conftest import TINY, draw, penult
 
+from classify.artifact import load_head
+from classify.page.origin import origin
 from data.errors import ImageSetError
 from data.images import PictureList, open_images
+from data.store import FeatureStore
+from extract.listed import extract_listed
+from extract.networks import Setup
+from extract.wanted import Wanted
 
 pa = pytest.importorskip("pyarrow", reason="the extra [sources] is not installed")
 import pyarrow.parquet as pq  # noqa: E402
@@ -172,3 +180,24 @@ def test_a_parquet_file_of_pictures_through_the_command_line(tmp_path, pictures)
     penult("fit", "f.h5", "--head", "lr", "-o", "lr.head", cwd=tmp_path)
     done = json.loads(penult("predict", "lr.head", "p.parquet", "--json", "-", cwd=tmp_path).stdout)
     assert done["predictions"][0]["path"] == "p.parquet/0"
+
+
+def test_a_store_remembers_the_manifest_and_the_name_and_a_report_repeats_them(pictures, tmp_path):
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted(pictures.rglob("*.png"))]
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    made = ("extract", "list.csv", "-o", "f.h5", "--name", "my pets", *TINY)
+    assert penult(*made, cwd=tmp_path).returncode == 0
+    store, head = FeatureStore(tmp_path / "f.h5"), tmp_path / "c.head"
+    extract_listed(store.path, store.view(), Wanted(TINY[1], "random", layers=("layer3",)), Setup())  # keeps it
+    view = store.view()
+    assert (view.root, view.source, view.named) == (str(tmp_path), str(tmp_path / "list.csv"), True)
+    with h5py.File(store.path) as file:
+        provenance = json.loads(file["datasets/my pets"].attrs["provenance"])
+    assert provenance == {"source": view.source, "named": True}
+    assert penult("fit", store.path, "--head", "centroid", "-o", head).returncode == 0
+    told = origin(store, view, [load_head(head)], lambda spec: "", "penult report")["commands"][0]
+    program, *again = shlex.split(told)
+    assert program == "penult"
+    again[again.index("-o") + 1] = str(tmp_path / "again.h5")
+    assert penult(*again).returncode == 0
+    assert FeatureStore(tmp_path / "again.h5").view().same_as(view)

@@ -289,8 +289,8 @@ def test_a_model_predicts_where_only_onnxruntime_and_pillow_are(work, tmp_path):
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
-def test_the_example_in_the_docs_needs_nothing_of_ours_and_says_the_same(work, fit):
-    example, named = (ROOT / "docs/predict_onnx.py").read_text(), "lr" if fit == "crop" else fit
+def test_the_script_needs_nothing_of_ours_and_says_the_same(work, fit):
+    named = "lr" if fit == "crop" else fit
     for command in (
         ["extract", "pictures", "-o", f"{fit}.h5", *TINY, "--fit", fit],
         ["fit", f"{fit}.h5", "--head", "lr", "-o", f"{fit}.head"],
@@ -299,7 +299,8 @@ def test_the_example_in_the_docs_needs_nothing_of_ours_and_says_the_same(work, f
         if fit != "crop":  # of which there is a model already
             assert penult(*command, cwd=work).returncode == 0
     paths = [str(p.relative_to(work)) for p in sorted((work / "pictures/test").rglob("*.*"))]
-    done = bare(example, f"{named}.onnx", *paths, cwd=work)
+    assert penult("export", f"{named}.onnx", "-o", "predict.py", cwd=work).returncode == 0
+    done = bare((work / "predict.py").read_text(), f"{named}.onnx", *paths, cwd=work)
     assert done.returncode == 0, done.stderr
     head = predictions(penult("predict", f"{named}.head", "pictures/test", "--json", "-", cwd=work))
     lines = [line.split("\t") for line in done.stdout.splitlines()]
@@ -307,6 +308,17 @@ def test_the_example_in_the_docs_needs_nothing_of_ours_and_says_the_same(work, f
     for path, label, probability in lines:
         assert label == head[path]["label"]
         assert float(probability) == pytest.approx(head[path]["probability"], abs=1e-5)
+
+
+def test_a_script_is_for_a_model_and_replaces_nothing_else(work, tmp_path):
+    done = penult("export", "lr.head", "-o", tmp_path / "predict.py", cwd=work)
+    assert done.returncode == 1
+    assert "lr.head is no exported model, which a script is for: run `export HEAD -o model.onnx` first" in done.stderr
+    (tmp_path / "mine.py").write_text("print('mine')")
+    done = penult("export", "lr.onnx", "-o", tmp_path / "mine.py", cwd=work)
+    assert done.returncode == 1
+    assert "mine.py exists and is another script" in done.stderr
+    assert (tmp_path / "mine.py").read_text() == "print('mine')"
 
 
 def test_a_file_that_is_no_model_is_refused(work, tmp_path):

@@ -237,7 +237,8 @@ def test_umap_that_is_not_installed_is_said_before_anything_is_computed(made, tm
     folder = made[0]
     done = penult("report", folder / "features.h5", folder / "lr.head", "-o", tmp_path / "x.html", "--map", "umap")
     assert done.returncode == 1
-    assert "--map umap needs umap-learn: install penult[report], or take --map tsne" in done.stderr
+    hint = "install it with `pip install '.[report]'` in Penult's checkout, or take --map tsne"
+    assert f"--map umap needs umap-learn: {hint}" in done.stderr
 
 
 def test_the_choices_of_the_command_line_are_the_maps_there_are():

@@ -70,6 +70,8 @@ def test_test_pictures_choose_nothing_also_where_the_set_brings_no_splits(pictur
     assert not note
     loose = tmp_path / "loose"
     shutil.copytree(pictures / "train", loose)
+    for i in range(9):  # which count neither here nor there
+        (loose / "red" / f"cut{i}.png").write_bytes((loose / "red/0.png").read_bytes()[: 200 + i])
     images = open_images(loose)
     store = tmp_path / "f.h5"
     assert penult("extract", loose, "-o", store, *TINY).returncode == 0

@@ -69,7 +69,7 @@ def test_many_specs_and_many_image_sets_share_one_file(tmp_path, stage):
     assert held.load(dataset="toys").spec == SPEC  # only one spec covers this set
     assert held.load(dataset="few", spec=OTHER).X.shape == (20, 5)
     assert held.load(dataset="few", features=OTHER.fingerprint[:8]).spec == OTHER
-    with pytest.raises(StoreError, match="holds the image sets few, toys: name one with --dataset"):
+    with pytest.raises(StoreError, match="image sets few, toys: name one with --dataset; .* with `drop .* --dataset"):
         held.load()
     with pytest.raises(StoreError, match="holds several features that fit: .* name one with --features"):
         held.load(dataset="few")
@@ -91,7 +91,7 @@ def test_a_store_that_is_not_there_or_something_else(tmp_path, stage):
     with pytest.raises(MissingFile, match=r"does not exist: run `extract IMAGES -o"):
         FeatureStore(tmp_path / "no.h5").load()
     stage(tmp_path / "no.h5", [1, 2])
-    with pytest.raises(MissingFile, match="1 blocks of an unfinished extraction wait beside it"):
+    with pytest.raises(MissingFile, match="1 block of an unfinished extraction waits beside it"):
         FeatureStore(tmp_path / "no.h5").load()
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(StoreError, match="is not a feature store"):
@@ -224,7 +224,7 @@ def test_a_folder_store_remembers_a_new_request_once(tmp_path, stage):
 def test_few_pictures_in_common_do_not_make_it_the_same_set(tmp_path, stage):
     store = tmp_path / "f.h5"
     put(store, stage, list(range(10)))
-    with pytest.raises(StoreError, match="shares 1 pictures with it"):
+    with pytest.raises(StoreError, match="shares 1 picture with it"):
         put(store, stage, list(range(9, 19)), view=make_view(list(range(9, 19)), root="/elsewhere"))
 
 

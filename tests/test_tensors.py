@@ -102,4 +102,4 @@ def test_what_is_not_there_is_said_when_it_is_read(tmp_path, store):
 def test_without_torch_the_message_says_what_to_install():
     code = "import sys; sys.modules['torch'] = None; import extract.tensors"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "MissingDependency: torch is not installed: install it with `pip install 'penult[extract]'`" in done.stderr
+    assert "MissingDependency: torch is not installed: install it with `pip install '.[extract]'`" in done.stderr

@@ -424,7 +424,7 @@ def test_tensorboard_that_is_missing_is_named(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     done = penult("finetune", pictures, "-o", tmp_path / "n.ckpt", *FAST, "--tensorboard", tmp_path / "events")
     assert done.returncode == 1
-    assert "install penult[tensorboard], or leave out --tensorboard" in done.stderr
+    assert "`pip install '.[tensorboard]'` in Penult's checkout, or leave out --tensorboard" in done.stderr
 
 
 def test_sets_that_cannot_be_trained_on_are_refused_with_the_next_step(tmp_path):

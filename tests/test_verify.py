@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import h5py
@@ -107,3 +108,17 @@ def test_the_verb_fails_on_damage_and_names_the_rows(store):
     assert bad.returncode == 1
     assert "rows 0 to 255" in bad.stderr
     assert "restore it from a copy" in bad.stderr
+
+
+def test_two_sizes_of_one_layer_are_told_apart_and_one_is_one(tmp_path, stage):
+    store = tmp_path / "f.h5"
+    stage(store, [0, 1, 2])
+    stage(store, [0, 1], dataclasses.replace(SPEC, crop=(128, 128)))
+    publish(store, make_view([0, 1, 2, 3]), commands={})
+    assert verify_store(store).missing == {
+        "toys: timm/test_resnet/penultimate at 128x128": 2,
+        "toys: timm/test_resnet/penultimate at 224x224": 1,
+    }
+    said = penult("verify", store, "--sample", "0").stdout
+    assert said.startswith("1 file, 1 image set, 5 vectors in 2 blocks: every checksum is right\n")
+    assert "note: 1 picture of toys: timm/test_resnet/penultimate at 224x224 has no vector\n" in said

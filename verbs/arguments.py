@@ -115,7 +115,9 @@ def png_file(text: str) -> str:
 
 def size_in_bytes(text: str) -> int:
     """Read a size such as 2GB."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if text.lower().endswith(unit.lower()) and text[:-2].replace(".", "", 1).isdigit():
-            return int(float(text[:-2]) * scale)
-    raise argparse.ArgumentTypeError(f"must be a size such as 2GB or 500MB, got {text!r}")
+    from data.terminal import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -25,12 +25,12 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `completion`."""
-    from data.errors import MissingDependency
+    from data.errors import MissingDependency, how_to_install
 
     try:
         import shtab
     except ImportError:
-        raise MissingDependency("completion needs shtab: install it with `pip install 'penult[completion]'`") from None
+        raise MissingDependency(f"completion needs shtab: {how_to_install('completion')}") from None
     _mark_paths(arguments.parser, shtab.FILE, shtab.DIRECTORY)
     script: str = shtab.complete(arguments.parser, shell=arguments.shell)
     if arguments.json != "-":

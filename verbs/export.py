@@ -1,6 +1,7 @@
 """Verb `export`: features for other tools, and heads with their networks as models."""
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,10 @@ from verbs.arguments import DATASET, MOVED, Adder, Result, wrong_usage
 if TYPE_CHECKING:
     from rich.console import Console
 
-TEXT = "write features of a store as .npz, .parquet or .csv, or a head with its network as one model: .onnx or .pt2"
+TEXT = (
+    "write features of a store as .npz, .parquet or .csv, or a head with its network as one model: .onnx or .pt2; "
+    "or a script that predicts with such a model and needs nothing of Penult: .py"
+)
 _MODELS = (".onnx", ".pt2")
 _INT8 = ("dynamic", "static")
 
@@ -17,7 +21,8 @@ _INT8 = ("dynamic", "static")
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `export`."""
     # fmt: off
-    add("store", metavar="STORE|HEAD", help="features come from a store, a model from a head")
+    add("store", metavar="STORE|HEAD|MODEL.onnx", help="features come from a store, a model from a head, a script "
+        "from a model")
     add("-o", "--output", metavar="FILE", required=True, help="its ending says what to write")
     add("--split", help="of features: what to export (default: all pictures of the image set); of a model: what to "
         "measure on (default: test, or val where there is no test)")
@@ -36,6 +41,8 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `export`."""
+    if Path(arguments.output).suffix == ".py":
+        return _write_script(arguments, console)
     if Path(arguments.output).suffix in _MODELS:
         from verbs.model import run_model
 
@@ -59,3 +66,21 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     with ProgressDisplay(console, "rows") as display:
         export_table(table, arguments.output, display.update)
     return print_export(console, table, Path(arguments.output)), 0
+
+
+def _write_script(arguments: argparse.Namespace, console: "Console") -> Result:
+    """Write the script that predicts with an exported model."""
+    from data.errors import HeadError, OutputError
+    from data.kinds import kind_of
+    from data.terminal import printable
+
+    model, path = arguments.store, Path(arguments.output)
+    script = Path(__file__).resolve().parent.parent / "extract" / "predict_onnx.py"
+    if not Path(model).is_file() or kind_of(Path(model)) != "an exported model":
+        raise HeadError(f"{model} is no exported model, which a script is for: run `export HEAD -o model.onnx` first")
+    if path.exists() and path.read_bytes() != script.read_bytes():
+        raise OutputError(f"{path} exists and is another script: name another file with -o")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(script, path)
+    console.print(f"run it with numpy, Pillow and onnxruntime alone: python {printable(str(path))} {model} PICTURES")
+    return {"file": str(path), "model": model}, 0

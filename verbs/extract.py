@@ -23,6 +23,9 @@ from verbs.arguments import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from extract.options import Options
+    from extract.wanted import Wanted
+
 TEXT = "run a frozen network over pictures, once, into a store"
 
 
@@ -89,58 +92,20 @@ def add_arguments(add: Adder) -> None:
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `extract`."""
     from data.terminal import ProgressDisplay
-    from extract.backbones import DEFAULT_BACKBONE
-    from extract.checkpoints import read_checkpoint
     from extract.datasets import open_source
     from extract.extractor import Extractor
-    from extract.options import FITS as FITS_OF_SPECS
-    from extract.options import Options
-    from extract.preprocess import expand_views
     from extract.report import print_extraction
-    from extract.wanted import Wanted
 
     if arguments.layer == ["list"]:
-        return _list_layers(arguments.backbone or [DEFAULT_BACKBONE], console)
+        return _list_layers(arguments.backbone, console)
     store = Path(arguments.output)
-    if arguments.output.endswith(os.sep):
-        store.mkdir(parents=True, exist_ok=True)
-    else:
-        store.parent.mkdir(parents=True, exist_ok=True)
+    (store if arguments.output.endswith(os.sep) else store.parent).mkdir(parents=True, exist_ok=True)
     images = open_source(arguments.images, arguments.name)
-    options = Options(
-        input_size=arguments.input_size,
-        resize=arguments.resize,
-        interpolation=arguments.interpolation,
-        mean=tuple(arguments.mean) if arguments.mean else None,
-        std=tuple(arguments.std) if arguments.std else None,
-        decoder=arguments.decoder,
-        color=arguments.color,
-        fit=FITS_OF_SPECS[arguments.fit] if arguments.fit else None,
-    )
-    checkpoint = read_checkpoint(Path(arguments.weights)) if Path(arguments.weights).is_file() else None
-    own = [checkpoint.spec.backbone] if checkpoint else [DEFAULT_BACKBONE]
-    options = checkpoint.options(options) if checkpoint else options
-    wanted = [
-        Wanted(
-            backbone,
-            arguments.weights,
-            options,
-            arguments.seed,
-            arguments.partial,
-            tuple(arguments.layer or ["penultimate"]),
-            arguments.pooling,
-            tuple(expand_views(arguments.view or ["center"])),
-            arguments.average,
-            arguments.projection,
-            arguments.normalize,
-        )
-        for backbone in dict.fromkeys(arguments.backbone or own)
-    ]
     with ProgressDisplay(console, "pictures") as display:
         result = Extractor(
             images,
             store,
-            wanted,
+            _wanted(arguments),
             engine=arguments.engine,
             device=arguments.device,
             batch_size=arguments.batch_size,
@@ -162,10 +127,56 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     return {**vars(result), "skipped": skipped_json, "features": features_json}, 0
 
 
-def _list_layers(backbones: list[str], console: "Console") -> Result:
+def _wanted(arguments: argparse.Namespace) -> "list[Wanted]":
+    """Return the networks that the arguments name, and what is wanted of each; without a name a checkpoint's own."""
+    from extract.backbones import DEFAULT_BACKBONE
+    from extract.checkpoints import read_checkpoint
+    from extract.preprocess import expand_views
+    from extract.wanted import Wanted
+
+    options, own = _options(arguments), DEFAULT_BACKBONE
+    checkpoint = read_checkpoint(Path(arguments.weights)) if Path(arguments.weights).is_file() else None
+    if checkpoint:
+        options, own = checkpoint.options(options), checkpoint.spec.backbone
+    return [
+        Wanted(
+            backbone,
+            arguments.weights,
+            options,
+            arguments.seed,
+            arguments.partial,
+            layers=tuple(arguments.layer or ["penultimate"]),
+            pooling=arguments.pooling,
+            views=tuple(expand_views(arguments.view or ["center"])),
+            average=arguments.average,
+            projection=arguments.projection,
+            normalize=arguments.normalize,
+        )
+        for backbone in dict.fromkeys(arguments.backbone or [own])
+    ]
+
+
+def _options(arguments: argparse.Namespace) -> "Options":
+    from extract.options import FITS as FITS_OF_SPECS
+    from extract.options import Options
+
+    return Options(
+        input_size=arguments.input_size,
+        resize=arguments.resize,
+        interpolation=arguments.interpolation,
+        mean=tuple(arguments.mean) if arguments.mean else None,
+        std=tuple(arguments.std) if arguments.std else None,
+        decoder=arguments.decoder,
+        color=arguments.color,
+        fit=FITS_OF_SPECS[arguments.fit] if arguments.fit else None,
+    )
+
+
+def _list_layers(backbones: list[str] | None, console: "Console") -> Result:
+    from extract.backbones import DEFAULT_BACKBONE
     from extract.layers import layer_names
 
-    layers = {name: layer_names(name) for name in backbones}
+    layers = {name: layer_names(name) for name in backbones or [DEFAULT_BACKBONE]}
     for name, names in layers.items():
         console.print(f"{name}: {', '.join(names)}")
     return {"layers": layers}, 0

@@ -30,9 +30,16 @@ def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
     """Fuse, compare, quantise if asked for, write and say so."""
     from classify.artifact import load_head
     from classify.tail import exportable
+    from data.errors import HeadError
     from data.images import Subset
+    from data.kinds import kind_of
     from extract.export import export_head
 
+    if kind_of(Path(arguments.store)) == "a feature store":
+        raise HeadError(
+            f"{arguments.store} is a feature store, and a model is made of a head: name one (`fit {arguments.store} "
+            "--head lr -o lr.head` makes it), or end -o in .npz, .parquet or .csv to export features"
+        )
     head = exportable(load_head(Path(arguments.store)))
     measured = _measured(arguments, head.classes) if arguments.measured else None
     projections = arguments.projection or _components(arguments, head.sources)
@@ -53,7 +60,8 @@ def run_model(arguments: argparse.Namespace, console: "Console") -> Result:
     if cost and measured:
         result["int8"] = _print_cost(console, cost, arguments.int8, measured.split)
     if done.opset:
-        console.print(f"predict with it: penult predict {path} PICTURES; without Penult: docs/predict_onnx.py")
+        console.print(f"predict with it: penult predict {path} PICTURES")
+        console.print(f"without Penult: penult export {path} -o predict.py writes the script that does it")
     else:
         console.print(
             f"load it with torch.export.load({str(path)!r}).module(): uint8 pixels in, as docs/onnx.md has them"

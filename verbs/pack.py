@@ -103,7 +103,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _stage_one(weights: list[str]) -> "StageOne":
     from classify.packing import StageOne
-    from data.errors import MissingDependency
+    from data.errors import MissingDependency, how_to_install
     from data.images import PictureList
     from extract.components import components_file
     from extract.datasets import NAMED
@@ -113,9 +113,7 @@ def _stage_one(weights: list[str]) -> "StageOne":
     def export(trained: "TrainedHead", file: Path, components: list[str]) -> None:
         for package in ("torch", "onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                raise MissingDependency(
-                    f"a model needs {package}: install it with `pip install 'penult[extract]'` and pack again"
-                )
+                raise MissingDependency(f"a model needs {package}: {how_to_install('extract')}, and pack again")
         from classify.tail import exportable
         from extract.export import export_head
 

@@ -111,11 +111,12 @@ def _ask_model(
 def _ask_head(arguments: argparse.Namespace, pictures: "Selection", display: "ProgressDisplay", said: "_Said") -> Found:
     """Ask a head about the vectors that its network gives."""
     if importlib.util.find_spec("safetensors") is None:
-        from data.errors import MissingDependency
+        from data.errors import MissingDependency, pip_install
 
         raise MissingDependency(
-            f"{arguments.head} is a head, which needs all of Penult's packages: install them with `pip install "
-            f"'penult[extract]'`, or make a model of it where they are, with `export {arguments.head} -o model.onnx`"
+            f"{arguments.head} is a head, which needs all of Penult's packages: install them with "
+            f"`{pip_install('extract')}` in Penult's checkout, or make a model of it where they are, with "
+            f"`export {arguments.head} -o model.onnx`"
         )
     from classify.artifact import load_head
     from data.predictions import Prediction, Unread

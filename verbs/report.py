@@ -34,7 +34,7 @@ def add_arguments(add: Adder) -> None:
     add("--split", help="what to measure on (default: test, or val where there is no test)")
     add("--dataset", metavar="NAME", help=DATASET)
     add("--map", nargs="+", default=["pca"], choices=MAPS, dest="maps", help="of the features; tsne and umap take "
-        "longer and show groups better, umap needs penult[report] (default: pca)")
+        "longer and show groups better, umap needs the extra report (default: pca)")
     add("--quick", action="store_true", help="leave out audit, learning curve and advice, which take the most time")
     add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them")
     add("--images", metavar="FOLDER", help="where the pictures are, if they have moved")

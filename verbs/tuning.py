@@ -180,7 +180,7 @@ def print_kept_activations(console: "Console", source: str) -> None:
 
     if not is_store(Path(source)):
         return
-    kept = sum(info.nbytes for info in FeatureStore(source).features().values() if info.spec.is_activations)
+    kept = sum(info.nbytes for info in FeatureStore(source).features().values() if info.kept)
     if kept:
         name = printable(source)
         console.print(

@@ -28,51 +28,73 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `verify`."""
-    from data.bundle import is_bundle, read_bundle
+    from data.bundle import is_bundle
     from data.terminal import printable
     from data.verify import verify_store
+    from data.words import counted
 
     path = Path(arguments.store)
     verdict = verify_store(path)
     problems = list(verdict.problems)
+    held = ((verdict.files, "file"), (verdict.views, "image set"))
+    vectors = f"{counted(verdict.rows, 'vector')} in {counted(verdict.blocks, 'block')}"
     console.print(
-        f"{verdict.files} files, {verdict.views} image sets, {verdict.rows} vectors in {verdict.blocks} blocks: "
-        + (f"{len(problems)} problems" if problems else "every checksum is right")
+        f"{', '.join(counted(n, what) for n, what in held)}, {vectors}: "
+        + (counted(len(problems), "problem") if problems else "every checksum is right")
     )
     if is_bundle(path):
-        bundle = read_bundle(path)
-        changed = bundle.problems()
-        console.print(
-            f"{len(bundle.info['files'])} files of the bundle: "
-            + (f"{len(changed)} are not what was packed" if changed else "each has the SHA-256 that it was packed with")
-        )
-        for name in bundle.strangers():
-            console.print(f"note: {printable(name)} is not of the bundle")
-        problems += changed
+        problems += _check_bundle(path, console)
     for where, lacking in verdict.missing.items():
-        console.print(f"note: {lacking} pictures of {where} have no vector")
-    rechecks: list[dict[str, Any]] = []
+        have = counted(lacking, f"picture of {where} has", f"pictures of {where} have")
+        console.print(f"note: {printable(have)} no vector")
     torch_is_there = importlib.util.find_spec("torch") is not None
     wanted = arguments.sample if arguments.sample is not None else 8 if torch_is_there else 0
-    if wanted and not problems:
-        from data.errors import MissingDependency, WeightsError
-        from extract.recheck import recheck
-
-        try:
-            for check in recheck(path, wanted, seed=arguments.seed, weights=arguments.weights, device=arguments.device):
-                gone = f", {check.changed} files are gone or changed" if check.changed else ""
-                compared = (
-                    f"{check.checked} pictures extracted again, largest deviation {check.largest_deviation:.1e} "
-                    f"(allowed {check.tolerance:.0e})"
-                )
-                console.print(f"{check.spec}: {compared if check.checked else 'no picture extracted again'}{gone}")
-                rechecks.append({**vars(check), "sound": check.sound})
-                if not check.sound:
-                    problems.append(f"{check.spec}: features extracted again differ by {check.largest_deviation:.1e}")
-        except (WeightsError, MissingDependency) as error:
-            if arguments.sample is not None:
-                raise
-            console.print(f"note: no sample was extracted again: {error}")
+    rechecks = _extract_again(arguments, wanted, console) if wanted and not problems else []
+    for check in rechecks:
+        if not check["sound"]:
+            problems.append(f"{check['spec']}: features extracted again differ by {check['largest_deviation']:.1e}")
     for problem in problems:
         print(f"penult: error: {problem}", file=sys.stderr)
     return {**vars(verdict), "problems": problems, "rechecks": rechecks}, 1 if problems else 0
+
+
+def _check_bundle(path: Path, console: "Console") -> list[str]:
+    """Compare a bundle's files with what was packed; return what differs."""
+    from data.bundle import read_bundle
+    from data.terminal import printable
+    from data.words import counted
+
+    bundle = read_bundle(path)
+    changed = bundle.problems()
+    console.print(
+        f"{counted(len(bundle.info['files']), 'file')} of the bundle: "
+        + (counted(len(changed), "is", "are") + " not what was packed" if changed else "as packed, by SHA-256")
+    )
+    for name in bundle.strangers():
+        console.print(f"note: {printable(name)} is not of the bundle")
+    return changed
+
+
+def _extract_again(arguments: argparse.Namespace, n: int, console: "Console") -> list[dict[str, Any]]:
+    """Extract `n` pictures of each network again, where that can be done; return what each check found."""
+    from data.errors import MissingDependency, WeightsError
+    from data.words import counted
+    from extract.recheck import recheck
+
+    rechecks = []
+    try:
+        for check in recheck(
+            Path(arguments.store), n, seed=arguments.seed, weights=arguments.weights, device=arguments.device
+        ):
+            gone = f", {counted(check.changed, 'file is', 'files are')} gone or changed" if check.changed else ""
+            compared = (
+                f"{counted(check.checked, 'picture')} extracted again, largest deviation "
+                f"{check.largest_deviation:.1e} (allowed {check.tolerance:.0e})"
+            )
+            console.print(f"{check.spec}: {compared if check.checked else 'no picture extracted again'}{gone}")
+            rechecks.append({**vars(check), "sound": check.sound})
+    except (WeightsError, MissingDependency) as error:
+        if arguments.sample is not None:
+            raise
+        console.print(f"note: no sample was extracted again: {error}")
+    return rechecks

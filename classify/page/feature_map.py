@@ -9,7 +9,7 @@ import numpy as np
 
 from classify.head import Array, Floats
 from classify.trials import Scaler
-from data.errors import MissingDependency
+from data.errors import MissingDependency, how_to_install
 
 # Components that t-SNE and UMAP start from: neighbours are the same, and distances cost a twentieth.
 _COMPONENTS = 50
@@ -131,7 +131,8 @@ def _umap_class() -> Any:
     try:
         from umap import UMAP
     except ImportError:
-        raise MissingDependency("--map umap needs umap-learn: install penult[report], or take --map tsne") from None
+        hint = f"{how_to_install('report')}, or take --map tsne"
+        raise MissingDependency(f"--map umap needs umap-learn: {hint}") from None
     return UMAP
 
 

@@ -100,7 +100,9 @@ def _versions() -> dict[str, str]:
 def _extract(info: FeatureInfo, view: View, store: str) -> str:
     """Return the command that computed features, as far as the store remembers it."""
     asked, spec = info.requests[0], info.spec
-    words = ["penult", "extract", view.root, "-o", store, "--backbone", str(asked.get("backbone", spec.backbone))]
+    words = ["penult", "extract", view.source or view.root, "-o", store]
+    words += ["--name", view.name] if view.named else []
+    words += ["--backbone", str(asked.get("backbone", spec.backbone))]
     weights, partial = asked.get("weights", {}), asked.get("partial")
     if "random" in weights:
         words += ["--weights", "random", "--seed", str(weights["random"])]
