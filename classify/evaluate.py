@@ -21,6 +21,7 @@ from classify.statistics import (
     percentile_interval,
     resamples_for,
     wilson_interval,
+    winners_optimism,
 )
 from data.errors import HeadError
 from data.splits import measured_split
@@ -320,6 +321,12 @@ def rank(measured: list[Measured], *, with_best: bool = False, seed: int = 0) ->
     drawn = bootstrap(y, answers, losses, k, resamples=resamples_for(tests), seed=seed)
     results = [_score(m, {name: draws[:, j] for name, draws in drawn.items()}) for j, m in enumerate(measured)]
     return sorted(results, key=lambda s: (-s.accuracy, s.log_loss))
+
+
+def optimism(results: list[Scores]) -> float:
+    """Return how much more accurate than it is the best looks here, if these pictures are taken to choose it."""
+    drawn = np.stack([scores.drawn["accuracy"] for scores in results], axis=1)
+    return winners_optimism(np.array([scores.accuracy for scores in results]), drawn)
 
 
 def compare_pairs(results: list[Scores], *, with_best: bool = False) -> list[Pair]:
