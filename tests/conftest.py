@@ -205,6 +205,16 @@ def stage() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with pictures, a store, heads and bundles, for every test of bundles: see `bundles`."""
+    from bundles import make_bundles
+
+    folder = tmp_path_factory.mktemp("work")
+    make_bundles(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def s3() -> Iterator[Any]:
     """Start a real S3 server on loopback, with credentials of its own in the environment; return a client, or None.
 
