@@ -6,6 +6,7 @@ the network's crop leaves out would be hidden exactly where a label may hang on 
 
 import dataclasses
 import io
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,7 +175,7 @@ def _lay_out(survey: Survey, rows: list[_Row], per_class: int, lettering: Letter
     if survey.images.classes:
         widths = [lettering.font(row.name, _NAME)[0].getlength(lettering.font(row.name, _NAME)[1]) for row in rows]
         widths += [lettering.font(row.detail, _DETAIL)[0].getlength(row.detail) for row in rows]
-        label = int(min(max(*widths, _LABEL[0]), _LABEL[1])) + 28
+        label = math.ceil(min(max(*widths, _LABEL[0]), _LABEL[1])) + 28
     most = min(per_class, max(len(row.candidates) for row in rows) or 1)
     lines = -(-most // _ABREAST) if survey.images.classes else -(-most // PER_CLASS)
     abreast = -(-most // lines)

@@ -205,11 +205,11 @@ def stage() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with pictures, a store, heads and bundles, for every test of bundles: see `bundles`."""
     from bundles import make_bundles
 
-    folder = tmp_path_factory.mktemp("work")
+    folder = tmp_path_factory.mktemp("kit")
     make_bundles(folder)
     return folder
 

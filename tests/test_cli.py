@@ -1,7 +1,10 @@
 """The command line as a person meets it: help, wrong usage, errors, exit codes, progress."""
 
+import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY, draw, penult, penult_process
@@ -250,6 +253,63 @@ def test_wrong_usage_says_what_was_meant_in_two_lines(arguments, said):
     lines = done.stderr.splitlines()
     assert lines[-1].startswith(said)
     assert len(lines) <= 2
+
+
+def test_version_is_told():
+    from data import VERSION
+
+    done = penult("--version")
+    assert (done.returncode, done.stdout) == (0, f"penult {VERSION}\n")
+
+
+def test_a_head_that_is_named_twice_is_measured_once(work):
+    done = penult("eval", "lr.head", "svm.head", "lr.head", "f.h5", "--json", "-", cwd=work)
+    found = json.loads(done.stdout)
+    assert sorted(head["head"] for head in found["heads"]) == ["lr.head", "svm.head"]
+    assert len(found["pairs"]) == 1
+
+
+def test_pictures_of_which_none_can_be_read_get_no_empty_table(work, tmp_path):
+    (tmp_path / "x.png").write_text("no picture")
+    done = penult("predict", work / "lr.head", tmp_path / "x.png")
+    assert done.returncode == 1
+    assert done.stdout.startswith("skipped ")
+
+
+def test_extract_says_what_no_head_can_be_fitted_to_and_where_the_classes_are(work, tmp_path):
+    def notes(folder):
+        done = penult("extract", folder, "-o", tmp_path / f"{folder.name}.h5", "--json", "-", *TINY)
+        return json.loads(done.stdout)["notes"]
+
+    assert not any("one class" in note for note in notes(work / "pictures"))
+    shutil.copytree(work / "pictures" / "test", tmp_path / "above" / "all of it")
+    meant = f"if blue, green, red are the classes, name '{tmp_path}/above/all of it'"
+    assert f"one class (all of it), and a head needs two; {meant}" in notes(tmp_path / "above")
+    for split in ("train", "test"):
+        shutil.copytree(work / "pictures" / split / "red", tmp_path / "split" / split / "red")
+    assert "one class (red), and a head needs two" in notes(tmp_path / "split")
+    assert any(note.startswith("no picture has a label") for note in notes(work / "pictures" / "test" / "red"))
+
+
+def test_a_split_that_is_not_there_comes_with_the_option_that_makes_it(work, tmp_path):
+    for split, option in (("val", "--val-fraction"), ("nosuch", "--test-fraction")):
+        done = penult("eval", "lr.head", "f.h5", "--split", split, cwd=work)
+        assert done.returncode == 1
+        assert f"extract again with {option} 0.2" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_in_words(work):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "pipeline.py"), "info", "f.h5"],
+            cwd=work,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "penult: error: no space left on device\n"
 
 
 def test_an_input_that_the_network_cannot_take_is_one_message(work):

@@ -1,9 +1,12 @@
 """The commands that look: info and verify."""
 
+import io
 import json
 import shutil
 
 from conftest import draw, penult, penult_process
+
+from data.store import FeatureStore
 
 
 def test_info_and_verify(work):
@@ -114,3 +117,17 @@ def test_weights_from_a_file_are_found_again_or_asked_for(tmp_path):
     wrong = penult("predict", "c.head", "p/a/0.png", "--weights", "other.pth", cwd=tmp_path)
     assert wrong.returncode == 1
     assert "they differ in weights: sha256:" in wrong.stderr
+
+
+def test_a_narrow_terminal_gets_a_store_s_fingerprints_whole(work):
+    from rich.console import Console
+
+    from data.report import describe_store, print_info
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    print_info(console, describe_store(work / "f.h5"))
+    text = console.file.getvalue()
+    (held,) = FeatureStore(work / "f.h5").features()
+    assert f" {held[:12]} " in text
+    assert "\u2026" not in text
+    assert max(map(len, text.splitlines())) <= 80
