@@ -196,7 +196,7 @@ def _print_classes(console: Console, result: Evaluation, name: str) -> None:
     title = f"{name}, by class" + (f" (the {len(worst)} hardest of {len(rows)})" if len(worst) < len(rows) else "")
     console.print()
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left", title_style="bold")
-    table.add_column("class")
+    table.add_column("class", overflow="fold")
     for column in ("precision", "recall", "pictures"):
         table.add_column(column, justify="right")
     small = len(result.classes) <= _MATRIX_CLASSES

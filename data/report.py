@@ -29,7 +29,7 @@ _SAME_FOR_MOST = ("input", "dtype", "extract", "computed by")
 def is_store(path: Path) -> bool:
     """Whether a path is, was or should be a store, by looking: an HDF5 file, a folder of such, a bundle, or blocks."""
     if path.is_dir():
-        return is_bundle(path) or any(path.glob("*.h5")) or bool(staged_blocks(path))
+        return is_bundle(path) or bool(FeatureStore(path).part_paths() or staged_blocks(path))
     if path.suffix.lower() in (".h5", ".hdf5") or staged_blocks(path):
         return True
     return kind_of(path) == "a feature store"
@@ -108,10 +108,11 @@ def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
         theirs = np.unique(other.digests)
         shared = len(np.intersect1d(mine, theirs, assume_unique=True))
         if view.classes and other.classes and 2 * shared >= max(len(mine), len(theirs)):
+            some = "all" if shared == len(mine) else f"{shared:,} of {len(mine):,}"
             return [
-                f"{shared:,} of its {counted(len(mine), 'picture')} are those of the image set {other.name!r}, read "
-                f"from {other.root}: if they moved, `drop {where} --dataset {shlex.quote(other.name)}` leaves this set "
-                f"alone; to keep the name, drop {view.name!r} instead and extract with --name {shlex.quote(other.name)}"
+                f"{some} pictures of {view.name!r} are in the image set {other.name!r} too, read from {other.root}: if "
+                f"they moved, `drop {where} --dataset {shlex.quote(other.name)}` takes the old set out; to keep its "
+                f"name, drop {view.name!r} instead and extract with --name {shlex.quote(other.name)}"
             ]
     return []
 

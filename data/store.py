@@ -80,7 +80,10 @@ class FeatureStore(Shown):
         """Return the files that the store consists of, oldest first; of a bundle the one that it names."""
         if is_bundle(self.path):
             return [read_bundle(self.path).features]
-        return sorted(self.path.glob("*.h5")) if self.path.is_dir() else [self.path]
+        if not self.path.is_dir():
+            return [self.path]
+        # hidden ones are not ours: macOS leaves ._NAME beside each NAME where it copies to
+        return sorted(path for path in self.path.glob("*.h5") if not path.name.startswith("."))
 
     def views(self) -> dict[str, View]:
         """Return the image sets by name; in a folder store the newest view of a name counts."""

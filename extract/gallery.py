@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 
+from data.cores import available_cores
 from data.errors import ImageSetError
 from data.images import ImageSet
 from data.staging import write_atomically
 from extract.decode import decode, pillow_settings
-from extract.flow import available_cores
 from extract.lettering import Lettering
 from extract.survey import Survey
 

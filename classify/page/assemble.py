@@ -98,8 +98,13 @@ def refuse_other_file(path: Path) -> None:
     StoreError
         With the next step.
     """
-    if path.is_dir() or (path.exists() and _MARK not in path.read_bytes()[:2000].decode("utf-8", "replace")):
+    if path.is_dir() or (path.exists() and not _is_report(path)):
         raise StoreError(f"{path} exists and is no report: name another file with -o")
+
+
+def _is_report(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return _MARK.encode() in file.read(2000)
 
 
 def write_report(
