@@ -155,7 +155,7 @@ def _families(store: FeatureStore, dataset: str | None, features: str | None) ->
     for source in covering([store], view.name):
         family = family_of(source.info.spec)
         families.setdefault(family, []).append(source.info.spec)
-        if features is None or source.is_called(features):
+        if features is None or source.info.is_called(features):
             wanted.add(family)
     whole = [sorted(f, key=layer_order) for f in families.values() if any(s.layer == PENULTIMATE for s in f)]
     chosen = [specs for specs in whole if family_of(specs[-1]) in wanted]

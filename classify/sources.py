@@ -39,14 +39,6 @@ class Source:
         spec = dataclasses.replace(self.info.spec, view="center")
         return spec.fingerprint, str(self.store.path)
 
-    def is_called(self, name: str) -> bool:
-        """Whether a name that a user gave is one of this: network, layer, title, fingerprint, or as asked for."""
-        spec = self.info.spec
-        asked = {str(request["backbone"]) for request in self.info.requests if "backbone" in request}
-        networks = {spec.backbone, spec.backbone.split("/")[-1], *asked}
-        names = networks | {spec.title, spec.layer} | {f"{network}/{spec.layer}" for network in networks}
-        return spec.fingerprint.startswith(name) or name in names
-
 
 def covering(stores: Sequence[FeatureStore], dataset: str | None = None, *, kept: bool = False) -> list[Source]:
     """Return the features of image sets, or of one, that every picture of theirs has; what training keeps if asked."""
@@ -78,7 +70,7 @@ def find_sources(
         raise StoreError(f"{where} holds no features of every picture of {of}; image sets: {sets}")
     named: list[Source] = []
     for name in wanted:
-        called = [source for source in found if source.is_called(name)]
+        called = [source for source in found if source.info.is_called(name)]
         named += [source for source in called if not source.info.kept] or called
         if not called:
             titles = "; ".join(dict.fromkeys(f"{s.info.spec.title} ({s.info.spec.fingerprint[:12]})" for s in found))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.bundle import FEATURES, THUMBNAILS
 from data.terminal import printable, size
+from data.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,12 +40,12 @@ def _order(file: str, info: dict[str, Any]) -> int:
 
 def _what(file: str, info: dict[str, Any]) -> str:
     if file == FEATURES:
-        sets = ", ".join(f"{d['images']:,} pictures of {d['name']}" for d in info["datasets"])
+        sets = ", ".join(f"{counted(d['images'], 'picture')} of {d['name']}" for d in info["datasets"])
         titles = [feature["title"] for feature in info["features"]]
         return f"{sets}: {'; '.join(_vectors(feature, titles) for feature in info['features'])}"
     if file == THUMBNAILS:
         made = info["thumbnails"]
-        return f"{made['count']:,} JPEGs, {made['pixels']} pixels at most"
+        return f"{counted(made['count'], 'JPEG')}, {made['pixels']} pixels at most"
     for head in info["heads"]:
         if file == head["file"]:
             return f"{head['kind']}, {head['how']}: {_classes(head['classes'])}"
@@ -69,7 +70,7 @@ def _print_measured(console: "Console", measured: list[dict[str, Any]]) -> None:
     """Print the accuracy of each head; where something was changed, before and after, on the same pictures."""
     from rich.table import Table
 
-    where = " and ".join(dict.fromkeys(f"{one['n']:,} pictures of {one['split']}" for one in measured))
+    where = " and ".join(dict.fromkeys(f"{counted(one['n'], 'picture')} of {one['split']}" for one in measured))
     unchanged = all(one["before"] == one["after"] and not one["lost"] for one in measured)
     console.print(
         f"accuracy on {printable(where)}{'' if unchanged else ', before and after'}; in brackets 95% intervals"

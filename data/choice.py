@@ -93,8 +93,8 @@ def choose_features(held: Held, names: Sequence[str], covers: Covers, where: str
 
 
 def fingerprints_of(held: Held, name: str) -> list[str]:
-    """Return all that a name fits: the beginning of a fingerprint, a network, a layer, or both as titles have them."""
-    return [fp for fp, info in held.items() if fp.startswith(name) or name in _names(info)]
+    """Return all that a name fits; see `data.held.FeatureInfo.is_called`."""
+    return [fp for fp, info in held.items() if info.is_called(name)]
 
 
 def other_views(held: Held, chosen: Sequence[str], covers: Covers, where: str) -> list[list[str]]:
@@ -153,7 +153,7 @@ def _all_layers(held: Held, network: str, covers: Covers, where: str, dataset: s
     """Return every layer of the network of which the store has several, those that all pictures have."""
     families: dict[FeatureSpec, list[str]] = {}
     for fp, info in held.items():
-        if (not network or network in _names(info)) and not info.kept and covers(fp):
+        if (not network or info.is_called(network)) and not info.kept and covers(fp):
             families.setdefault(family_of(info.spec), []).append(fp)
     several = {family: fps for family, fps in families.items() if len(fps) > 1}
     centres = {family: fps for family, fps in several.items() if family.view == "center"}
@@ -175,15 +175,6 @@ def _all_layers(held: Held, network: str, covers: Covers, where: str, dataset: s
         f"{where} holds several layers of more than one network or preprocessing: {names}: name one with --features "
         f"NETWORK/{ALL_STAGES}, or each of the features by its fingerprint"
     )
-
-
-def _names(info: FeatureInfo) -> set[str]:
-    """Return what features may be called: network, layer, and both as titles have them."""
-    spec = info.spec
-    networks = {spec.backbone, spec.backbone.split("/")[-1]}
-    networks |= {str(request["backbone"]) for request in info.requests if "backbone" in request}
-    within = spec.title.removeprefix(f"{spec.backbone}/")
-    return networks | {spec.layer, within} | {f"{n}/{part}" for n in networks for part in (spec.layer, within)}
 
 
 def family_of(spec: FeatureSpec) -> FeatureSpec:

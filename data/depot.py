@@ -14,7 +14,7 @@ from typing import Any
 
 from data.errors import DamagedStore, MissingDependency, StagingError, StoreError, first_line, how_to_install
 from data.layout import Part
-from data.staging import atomic_file, block_name, disk_full_hint, staging_folder, write_all, write_atomically
+from data.staging import block_name, disk_full_hint, new_block, write_all, write_atomically
 
 # Where a file appears only when all of it has arrived.
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "memory"})
@@ -76,12 +76,8 @@ def bring_blocks(address: str, store: Path) -> int:
             return 0
     names = sorted(path.rstrip("/").rpartition("/")[2] for path in listed)
     blocks = [name for name in names if name.startswith("block-") and name.endswith(".h5")]
-    staging_folder(store).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        came = sum(pool.map(functools.partial(_bring, address, store), blocks))
-    with contextlib.suppress(OSError):  # empty, unless another run stages here
-        staging_folder(store).rmdir()
-    return came
+        return sum(pool.map(functools.partial(_bring, address, store), blocks))
 
 
 def _bring(address: str, store: Path, name: str) -> bool:
@@ -91,10 +87,10 @@ def _bring(address: str, store: Path, name: str) -> bool:
             content = system.cat_file(f"{folder}/{name}")
         except FileNotFoundError:  # another run has brought it meanwhile
             return False
-    with disk_full_hint(store, len(content)), atomic_file(staging_folder(store) / name) as file:
+    with disk_full_hint(store, len(content)), new_block(store, name) as file:
         write_all(file, content)
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)  # HDF5 takes a lock of its own to read
+            fcntl.flock(file, fcntl.LOCK_SH)  # HDF5 takes a lock of its own to read
         try:
             _check(Path(file.name))
         except (DamagedStore, StoreError) as error:

@@ -8,6 +8,9 @@ from data.layout import FeatureGroup
 from data.provenance import KEPT, Request, Run, extraction_milliseconds, merged_requests, merged_runs, unmarked
 from data.spec import FeatureSpec, Source
 
+# Digits of a fingerprint that stand for it, as in git.
+_SHORTEST = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureInfo:
@@ -28,6 +31,20 @@ class FeatureInfo:
         Older stores do not say so; there a layer's whole outputs are taken for kept.
         """
         return self.spec.is_activations or (bool(self.requests) and all(KEPT in request for request in self.requests))
+
+    def is_called(self, name: str) -> bool:
+        """Whether a name that a user gave is one of these features'.
+
+        A network, a layer, both as titles have them, or the beginning of the fingerprint: four digits or more.
+        """
+        if len(name) >= _SHORTEST and self.spec.fingerprint.startswith(name):
+            return True
+        network = self.spec.backbone
+        within = self.spec.title.removeprefix(f"{network}/")
+        networks = {network, network.split("/")[-1]}
+        networks |= {str(request["backbone"]) for request in self.requests if "backbone" in request}
+        layers = {self.spec.layer, within}
+        return name in networks | layers | {f"{one}/{layer}" for one in networks for layer in layers}
 
     @property
     def extract_milliseconds(self) -> float | None:

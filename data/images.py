@@ -30,6 +30,7 @@ from data.listing import (
 from data.manifests import MANIFESTS, manifest_rows
 from data.places import Locations, Place
 from data.shards import is_pattern, list_one, list_pattern, list_shards, shards_of
+from data.words import counted
 
 __all__ = [
     "EXTENSIONS",
@@ -311,7 +312,8 @@ def make_set(listing: Listing, place: Place, name: str | None = None, source: st
     targets = [UNLABELLED if row.label is None else index[row.label] for row in rows]
     loose = targets.count(UNLABELLED)
     if classes and loose:
-        notes.append(f"{loose} pictures have no label: they lie outside the class folders or their label is empty")
+        have = counted(loose, "picture has", "pictures have")
+        notes.append(f"{have} no label: they lie outside the class folders or their label is empty")
     return ImageSet(
         name=_checked_name(name) if name else _printable(listing.name),
         root=listing.root,

@@ -7,6 +7,7 @@ import numpy as np
 
 from data.errors import PenultError, first_line
 from data.terminal import printable, size
+from data.words import counted
 
 if TYPE_CHECKING:
     from data.store import FeatureStore, Samples
@@ -42,7 +43,7 @@ def show_samples(samples: "Samples") -> tuple[str, Facts]:
     what = " + ".join(spec.title for spec in samples.specs)
     facts = [("X", f"{n:,} x {dim:,} {samples.X.dtype}, {size(nbytes)}: {what}")]
     if samples.others:
-        facts.append(("others", f"{len(samples.others)} more views of the same pictures"))
+        facts.append(("others", f"{counted(len(samples.others), 'more view')} of the same pictures"))
     facts.append(("y", _classes(samples)))
     if n:
         facts.append(("paths", f"{printable(samples.paths[0])}" + (", ..." if n > 1 else "")))
@@ -58,9 +59,8 @@ def show_store(store: "FeatureStore") -> tuple[str, Facts]:
             for fingerprint, f in sorted(store.features().items(), key=lambda held: held[1].spec.title)
         ]
         for name, view in store.views().items():
-            counts = zip(*np.unique(view.splits, return_counts=True), strict=True)
-            splits = ", ".join(f"{printable(split) or 'no split'} {n:,}" for split, n in counts)
-            what = f"{len(view.paths):,} pictures, {_named(view.classes)}; {splits}"
+            splits = ", ".join(f"{printable(split) or 'no split'} {n:,}" for split, n in view.split_counts().items())
+            what = f"{counted(len(view.paths), 'picture')}, {_named(view.classes)}; {splits}"
             facts.append(("image set", f"{printable(name)}: {what}"))
     except (PenultError, OSError) as error:
         return title, [("problem", first_line(error, 300))]
@@ -81,4 +81,4 @@ def _named(classes: list[str]) -> str:
     if not classes:
         return "no labels"
     names = ", ".join(map(printable, classes[:3])) + (", ..." if len(classes) > 3 else "")
-    return f"{len(classes)} classes ({names})"
+    return f"{counted(len(classes), 'class', 'classes')} ({names})"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.errors import DiskFull, StoreBusy
+from data.terminal import size
 
 _TEMPORARY = ".writing"
 # In the name of a temporary file, so that another machine's process numbers are not taken for ours.
@@ -55,17 +56,26 @@ def stage_block(store: Path, run_id: str, number: int, image: bytes) -> Path:
     DiskFull
         If it does not fit; nothing else is touched.
     """
-    path = staging_folder(store) / block_name(run_id, number)
-    with disk_full_hint(store, len(image)):
+    name = block_name(run_id, number)
+    with disk_full_hint(store, len(image)), new_block(store, name) as file:
+        write_all(file, image)
+    return staging_folder(store) / name
+
+
+@contextlib.contextmanager
+def new_block(store: Path, name: str) -> Iterator[IO[bytes]]:
+    """Yield a file that becomes a block of this name beside `store`; see `atomic_file`."""
+    path = staging_folder(store) / name
+    with contextlib.ExitStack() as stack:
         for attempt in range(3):
+            path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, image)
+                file = stack.enter_context(atomic_file(path))
                 break
             except FileNotFoundError:  # another run has published and removed the empty folder just now
                 if attempt == 2:
                     raise
-    return path
+        yield file
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -91,6 +101,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             os.fsync(file.fileno())
+            # still none to be swept, and whoever opens it from now on may read: HDF5 asks for a lock of its own
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.rename(temporary, path)
         sync_folder(path.parent)
     except BaseException:
@@ -212,7 +225,7 @@ def disk_full_hint(store: Path, needed: int) -> Iterator[None]:
             raise
         free = shutil.disk_usage(store.parent).free
         raise DiskFull(
-            f"no room to write {store}: this step takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free "
+            f"no room to write {store}: this step takes {size(needed)} and {size(free)} are free "
             f"({os.strerror(code).lower()}). Nothing is lost: free some space and run the same command again"
         ) from error
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ class FeatureStore(Shown):
         """Return the files that the store consists of, oldest first; of a bundle the one that it names."""
         if is_bundle(self.path):
             return [read_bundle(self.path).features]
-        return sorted(self.path.glob("*.h5")) if self.path.is_dir() else [self.path]
+        if not self.path.is_dir():
+            return [self.path]
+        # hidden ones are not ours: macOS leaves ._NAME beside each NAME where it copies to
+        return sorted(path for path in self.path.glob("*.h5") if not path.name.startswith("."))
 
     def views(self) -> dict[str, View]:
         """Return the image sets by name; in a folder store the newest view of a name counts."""
@@ -239,8 +243,8 @@ class FeatureStore(Shown):
             missing = f"{self.path} is a folder that holds no store"
         else:
             return (
-                f"{self.path} is a folder that holds no store: if it holds pictures, run `extract {self.path} -o "
-                "features.h5` and name that"
+                f"{self.path} is a folder that holds no store: if it holds pictures, run `extract "
+                f"{shlex.quote(str(self.path))} -o features.h5` and name that"
             )
         if not waiting:
             return f"{missing}: run `extract IMAGES -o {self.path}` to make it"
@@ -271,9 +275,10 @@ def _rows_of(view: View, split: str | None) -> npt.NDArray[np.int64]:
             "a manifest, and extract again (which computes nothing anew)"
         )
     names = ", ".join(sorted({s for s in view.splits.tolist() if s})) or "none"
+    makes = "--val-fraction" if split == "val" else "--test-fraction"
     raise StoreError(
         f"the image set {view.name!r} has no split {split!r}, its splits are: {names}; "
-        "name one of these, or extract again with --test-fraction 0.2 (which computes nothing anew)"
+        f"name one of these, or extract again with {makes} 0.2 (which computes nothing anew)"
     )
 
 

@@ -74,4 +74,6 @@ def choose_table(
     samples = store.load(split, dataset=dataset, features=features, memory=0)
     if split is not None:
         return Table(samples, np.full(len(samples), split))
-    return Table(samples, store.views()[samples.dataset].splits)
+    view = store.view(samples.dataset)
+    kept = np.isin(view.digests, samples.digests)  # corrections drop contents, with all their copies
+    return Table(samples, view.splits[kept])

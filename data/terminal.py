@@ -1,14 +1,20 @@
-"""What both stages show on a terminal: the console, progress as a bar or as plain lines, small formats."""
+"""What all stages show on a terminal: the console, progress as a bar or as plain lines, small formats."""
 
 import sys
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-# Without a terminal a line every so often is enough to see that it lives; in seconds.
-_LINE_EVERY = 10.0
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+# Without a terminal a line now and then is enough to see that it lives, after twice as long each time; in seconds.
+_LINE_EVERY, _LINE_AT_MOST_EVERY = 10.0, 600.0
 # A line that is written over.
 _REDRAWN_EVERY = 0.2
+# Wider than any table of ours, in columns: what a table would take is measured in it.
+_UNBOUNDED = 10_000
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -41,14 +47,12 @@ class PlainTerminal:
         """Show a line."""
         print(*texts, file=sys.stderr if self.stderr else sys.stdout, flush=True)
 
-    def show(self, line: str) -> None:
-        """Write over the last line of a terminal; elsewhere on standard error, begin a line."""
-        ends = ("\r", "\x1b[K") if sys.stderr.isatty() else ("", "\n")
-        print(ends[0] + line, end=ends[1], file=sys.stderr, flush=True)
-
 
 class ProgressDisplay:
-    """Progress with rate, remaining time and skipped count: a bar on a terminal, plain lines elsewhere.
+    """Progress with rate, remaining time and skipped count.
+
+    A bar on a terminal. Elsewhere, where results may go to a file, it is on standard error: one line that is written
+    over where that is a terminal, else a few lines, and none of what takes less than ten seconds.
 
     Parameters
     ----------
@@ -63,10 +67,11 @@ class ProgressDisplay:
         self.what = what
 
     def __enter__(self) -> "ProgressDisplay":
+        self._bar = None
+        self._is_overwritten = not self.console.is_terminal and sys.stderr.isatty()
+        self._every = _REDRAWN_EVERY if self._is_overwritten else _LINE_EVERY
         self._last_line = time.monotonic()
         self.count(self.what)
-        self._bar = None
-        self._every = _REDRAWN_EVERY if self._is_overwritten else _LINE_EVERY
         if self.console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -96,8 +101,10 @@ class ProgressDisplay:
         """Begin to count something else."""
         self.what = what
         self._start = time.monotonic()
+        self._began = self._start
         self._first: int | None = None
         self._going = False
+        self._to_be_ended = False  # a line has said how far it is
 
     def update(self, done: int, total: int, skipped: int = 0) -> None:
         """Show that `done` of `total` are done."""
@@ -106,6 +113,7 @@ class ProgressDisplay:
         now = time.monotonic()
         if not self._going and done > self._first:  # nor must what came before: opening a network takes seconds
             self._first, self._start, self._going = done, now, True
+            self._last_line = now
         rate = (done - self._first) / max(now - self._start, 1e-9)
         if self._bar is not None:
             shown = f"{rate:,.1f}/s" if done > self._first else ""
@@ -117,29 +125,56 @@ class ProgressDisplay:
                 rate=shown,
                 skipped=f"{skipped} skipped" if skipped else "",
             )
-        elif now - self._last_line >= self._every and 0 < done < total:
-            self._last_line = now
-            left = f", {rate:,.1f}/s, {duration((total - done) / rate)} left" if rate > 0 else ""
-            tail = f", {skipped} skipped" if skipped else ""
-            self._line(f"{done} of {total} {self.what}{left}{tail}")
+            return
+        tail = f", {skipped} skipped" if skipped else ""
+        if done == total and self._to_be_ended:
+            self._line(f"{total} of {total} {self.what} in {duration(now - self._began)}{tail}")
+            self._to_be_ended = False
+        elif 0 < done < total and rate > 0 and self._is_due(now):
+            left = duration((total - done) / rate)
+            self._line(f"{done} of {total} {self.what}, {rate:,.1f}/s, {left} left{tail}")
+            self._to_be_ended = not self._is_overwritten
 
     def remark(self, text: str) -> None:
-        """Show how what is being done right now is coming on."""
+        """Show a person who watches how what is being done right now is coming on."""
         if self._bar is not None:
             self._bar.update(self._task, remark=text)
-        elif time.monotonic() - self._last_line >= self._every:
-            self._last_line = time.monotonic()
+        elif self._is_overwritten and self._is_due(time.monotonic()):
             self._line(text)
 
-    @property
-    def _is_overwritten(self) -> bool:
-        return isinstance(self.console, PlainTerminal) and sys.stderr.isatty()
+    def _is_due(self, now: float) -> bool:
+        """Whether it is time for another line, which then is written."""
+        if now - self._last_line < self._every:
+            return False
+        self._last_line = now
+        if not self._is_overwritten:
+            self._every = min(2 * self._every, _LINE_AT_MOST_EVERY)
+        return True
 
     def _line(self, text: str) -> None:
-        if isinstance(self.console, PlainTerminal):
-            self.console.show(text)
-        else:
-            self.console.print(text)
+        ends = ("\r", "\x1b[K") if self._is_overwritten else ("", "\n")
+        print(ends[0] + text, end=ends[1], file=sys.stderr, flush=True)
+
+
+def print_fitting(console: "Console", *tables: "Table") -> int:
+    """Print the first of several tables for which the terminal is wide enough, or the last; return which it was.
+
+    Examples
+    --------
+    >>> from rich.console import Console
+    >>> from rich.table import Table
+    >>> wide, narrow = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)
+    >>> wide.add_column("accuracy, with its 95% interval")
+    >>> narrow.add_column("accuracy")
+    >>> print_fitting(Console(width=20), wide, narrow)
+    accuracy
+    1
+    """
+    room = console.options.update(max_width=_UNBOUNDED)
+    fits = (i for i, table in enumerate(tables) if console.measure(table, options=room).maximum <= console.width)
+    chosen = next(fits, len(tables) - 1)
+    console.print(tables[chosen])
+    return chosen
 
 
 def duration(seconds: float) -> str:
@@ -147,12 +182,12 @@ def duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> duration(0.25), duration(75), duration(7300)
-    ('0.25 s', '1 min 15 s', '2 h 1 min')
+    >>> duration(0.25), duration(59.4), duration(59.6), duration(7300)
+    ('0.25 s', '59 s', '1 min 0 s', '2 h 1 min')
     """
-    if seconds < 10:
+    if seconds < 9.995:
         return f"{seconds:.2f} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -76,6 +76,9 @@ def _tree(module: str) -> ast.Module:
 def _find(module: str, path: str) -> Node:
     """Return the class, function or method; an imported one from where it is."""
     within: ast.Module | Node = _tree(module)
+    homes = {alias.name: n.module for n in within.body if isinstance(n, ast.ImportFrom) for alias in n.names}
+    if path in homes:
+        within = _tree(homes[path] or module)
     for name in path.split("."):
         within = next(n for n in within.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
     assert not isinstance(within, ast.Module)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import available_cores
 from data.errors import ProjectionError, WeightsError
 from data.images import Pictures
 from data.spec import FeatureSpec, Source, refuse_other
 from data.views import Skipped
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.flow import BATCH_ON_CPU, Batch, available_cores, decoding, flow, share_cores
+from extract.flow import BATCH_ON_CPU, Batch, decoding, flow, share_cores
 from extract.networks import Feature, Floats, Network, Setup
 from extract.onnx import OnnxEngine, is_known
 from extract.options import Output
@@ -285,15 +286,13 @@ def embed_all(
     networks = [Network(features) for _, features in opened]
     places = [feature.spec.fingerprint for _, features in opened for feature in features]
     order = [places.index(spec.fingerprint) for spec in specs]
-    notes: list[str] = []
     digests: dict[int, bytes] = {}
     parts: dict[int, list[list[Floats]]] = {}  # of each picture, what each network gave
     skipped: list[Skipped] = []
 
     def start(i: int, first: list[Picture]) -> None:
         sample = np.stack([picture.inputs[networks[i].recipes[0]] for picture in first])
-        running = networks[i].engine = _start(opened[i][0], Setup(engine, device, batch_size, precision), sample)
-        notes.extend(note for note in running.notes if note not in notes)
+        networks[i].engine = _start(opened[i][0], Setup(engine, device, batch_size, precision), sample)
 
     with decoding():
         items = flow(
@@ -315,6 +314,7 @@ def embed_all(
             digests[item.index] = item.digest
             if on_progress:
                 on_progress(item.index + 1, len(pictures), len(skipped))
+    notes = [note for network in networks if network.engine for note in network.engine.notes]
     rows, widths = _side_by_side(parts, order)
     finite = {index: row for index, row in rows.items() if np.isfinite(row).all()}
     reason = "the network gives NaN or infinity for it"
@@ -324,7 +324,7 @@ def embed_all(
         vectors=np.array(list(finite.values()), dtype=np.float32),
         digests=[digests[index] for index in finite],
         skipped=skipped,
-        notes=notes,
+        notes=list(dict.fromkeys(notes)),
         widths=widths,
     )
 

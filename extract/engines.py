@@ -7,20 +7,24 @@ within `COSINE`; what a feature is, the spec alone decides.
 import contextlib
 import dataclasses
 import importlib.util
+import re
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from data.cores import available_cores
 from data.errors import BackboneError, EngineError, MissingDependency, first_line
+from data.words import counted
 from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.flow import BATCH_ON_CPU, available_cores, share_cores
+from extract.flow import BATCH_ON_CPU, share_cores
 from extract.networks import Setup
 from extract.tracing import HookedCut
 
@@ -30,6 +34,8 @@ Outputs = tuple[npt.NDArray[np.float32], ...]
 _BATCH = {"cpu": BATCH_ON_CPU, "mps": 64, "cuda": 128}
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = ("auto", "float32", *_AUTOCAST)
+# Metal ends a process in which two threads give it work at once (pytorch#197805).
+_METAL = threading.Lock()
 
 
 class Engine(Protocol):
@@ -72,10 +78,10 @@ def choose_device(wanted: str = "auto") -> str:
     mps = torch.backends.mps.is_available()
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", wanted):
+        raise BackboneError(f"no device {wanted!r}: use auto, cpu, cuda, cuda:1 or mps")
     kind, _, index = wanted.partition(":")
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps}
-    if kind not in there or (index and not index.isdigit()):
-        raise BackboneError(f"no device {wanted!r}: use auto, cpu, cuda, cuda:1 or mps")
     if not there[kind] or (kind == "cuda" and index and int(index) >= torch.cuda.device_count()):
         raise BackboneError(
             f"device {wanted} is not available to this PyTorch ({torch.__version__}): use --device auto"
@@ -88,7 +94,8 @@ class TorchEngine:
     """PyTorch with channels-last memory; on CUDA with pinned memory, asynchronous copies and mixed precision.
 
     TF32 is off while it runs, so that float32 on a GPU equals a CPU's to about 1e-5. That and the thread counts of
-    the threads that call `forward` are put back by `extract.flow.decoding`.
+    the threads that call `forward` are put back by `extract.flow.decoding`. A batch that does not fit into a device's
+    memory is computed in parts, as are those after it, which changes no feature.
 
     Parameters
     ----------
@@ -102,16 +109,17 @@ class TorchEngine:
     setup: Setup = dataclasses.field(default_factory=Setup)
 
     def __post_init__(self) -> None:
-        self.device = choose_device(self.setup.device)
-        kind = self.device.partition(":")[0]
+        self._place = choose_device(self.setup.device)
+        kind = self._kind = self._place.partition(":")[0]
+        self.device = self._place
         self.precision = self.setup.precision
         if self.precision == "auto":
             self.precision = "fp16" if kind == "cuda" else "float32"
         self.name = f"torch/{kind}"
         self.batch_size = self.setup.batch_size or _BATCH[kind]
         self.notes: list[str] = []
-        # on a GPU the second batch is copied while the first is computed
-        self.lanes, self._threads = share_cores(self.setup.cores) if kind == "cpu" else (2, 1)
+        # on CUDA the second batch is copied while the first is computed
+        self.lanes, self._threads = share_cores(self.setup.cores) if kind == "cpu" else (2 if kind == "cuda" else 1, 1)
         if isinstance(self.backbone.network, HookedCut):  # which keeps the outputs of one pass in itself
             self.lanes, self._threads = 1, self.setup.cores or available_cores()
         self.clock: Callable[[], float] = time.perf_counter
@@ -119,27 +127,59 @@ class TorchEngine:
             self.clock = lambda: self._threads * time.thread_time()
         self._network: Any = None
         self._lock = threading.Lock()
-        self._lane = threading.local()
+        self._turn = _METAL if kind == "mps" else contextlib.nullcontext()
+        self._streams: list[Any] = []  # those that no lane is using
+        self._room = sys.maxsize  # pictures that the device's memory holds at once
 
     def prepare(self) -> None:
-        """Move the network to the device, once."""
-        with self._lock:
+        """Move the network to the device, once.
+
+        Raises
+        ------
+        BackboneError
+            If the device does not take it.
+        """
+        with self._lock, self._turn:
             if self._network is not None:
                 return
-            spec = self.backbone.spec
-            network = self.backbone.network.to(self.device, memory_format=torch.channels_last)
-            self._mean = torch.tensor(spec.mean, device=self.device).view(1, -1, 1, 1)
-            self._std = torch.tensor(spec.std, device=self.device).view(1, -1, 1, 1)
-            if self.device.startswith("cuda"):
-                torch.backends.cudnn.allow_tf32 = False
-                torch.cuda.synchronize(self.device)  # the lanes' streams do not wait for the default one
+            try:
+                network = self._move()
+            except (RuntimeError, AssertionError) as error:
+                title = self.backbone.spec.title
+                raise BackboneError(
+                    f"{title} cannot be put on {self.device} ({first_line(error)}): see `penult doctor`, or try "
+                    "--device cpu"
+                ) from error
             self._network = torch.compile(network) if self.setup.compile else network
 
-    def _stream(self) -> Any:
-        """Return the stream of this thread's lane: its copies overlap with the layers of the other's batch."""
-        if not hasattr(self._lane, "stream"):
-            self._lane.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        return torch.cuda.stream(self._lane.stream)
+    def _move(self) -> Any:
+        if self._kind == "cuda":
+            if ":" not in self._place:  # each thread has a current GPU of its own: a lane's may be another
+                self._place = f"cuda:{torch.cuda.current_device()}"
+            self.device = f"{self._place}, {torch.cuda.get_device_name(self._place)}"
+        spec, float32 = self.backbone.spec, torch.float32
+        network = self.backbone.network.to(self._place, memory_format=torch.channels_last)
+        self._mean = torch.tensor(spec.mean, dtype=float32, device=self._place).view(1, -1, 1, 1)
+        self._std = torch.tensor(spec.std, dtype=float32, device=self._place).view(1, -1, 1, 1)
+        if self._kind == "cuda":
+            torch.cuda.synchronize(self._place)  # the lanes' streams do not wait for the default one
+        return network
+
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[None]:
+        """Compute on a stream that no other lane uses, whose copies overlap with the layers of the other's batch.
+
+        There are as many as lanes, however many threads come and go: the memory that one has used stays its own.
+        """
+        try:
+            stream = self._streams.pop()
+        except IndexError:
+            stream = torch.cuda.Stream(self._place)  # type: ignore[no-untyped-call]
+        try:
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._streams.append(stream)
 
     def forward(self, pixels: Pixels) -> Outputs:
         """Return each output, (B, dim) float32, for pictures (B, H, W, C) uint8.
@@ -150,28 +190,58 @@ class TorchEngine:
             If the network fails on them.
         """
         self.prepare()
-        kind = self.device.partition(":")[0]
-        if kind == "cpu" and torch.get_num_threads() != self._threads:  # of this thread; `extract.flow` puts it back
+        if self._kind == "cpu" and torch.get_num_threads() != self._threads:  # of this thread
             torch.set_num_threads(self._threads)
+        if self._kind == "cuda":  # each time: the engine may outlive a flow, which puts them back
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        parts: list[Outputs] = []
+        row = 0
+        while row < len(pixels):
+            part = pixels[row : row + self._room]
+            try:
+                parts.append(self._compute(part))
+            except (RuntimeError, AssertionError) as error:
+                self._make_smaller(part, error)
+            else:
+                row += len(part)
+        return parts[0] if len(parts) == 1 else tuple(np.concatenate(rows) for rows in zip(*parts, strict=True))
+
+    def _compute(self, pixels: Pixels) -> Outputs:
         # (B, H, W, C) seen as (B, C, H, W) is channels_last already: nothing is copied
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._turn)
             stack.enter_context(torch.inference_mode())
-            if kind == "cuda":
+            if self._kind == "cuda":
                 stack.enter_context(self._stream())
                 batch = batch.pin_memory()
             if self.precision in _AUTOCAST:
-                stack.enter_context(torch.autocast(kind, _AUTOCAST[self.precision]))
-            x = batch.to(self.device, non_blocking=kind == "cuda")
+                # it keeps no cast weights in inference mode: another lane's stream may not have written them yet
+                stack.enter_context(torch.autocast(self._kind, _AUTOCAST[self.precision]))
+            x = batch.to(self._place, non_blocking=self._kind == "cuda")
             x = x.float().div_(255).sub_(self._mean).div_(self._std)  # torchvision's ToTensor and Normalize
-            try:
-                outputs = self._network(x)
-            except (RuntimeError, AssertionError) as error:
-                raise BackboneError(
-                    f"{self.backbone.spec.title} failed on {len(x)} pictures of {tuple(x.shape[2:])} "
-                    f"({first_line(error)}): try another --input-size, or a smaller --batch-size"
-                ) from error
-            return tuple(output.float().cpu().numpy() for output in outputs)
+            return tuple(output.float().cpu().numpy() for output in self._network(x))
+
+    def _make_smaller(self, pixels: Pixels, error: Exception) -> None:
+        """Let batches be half of one that the device's memory did not hold.
+
+        Raises
+        ------
+        BackboneError
+            If it was anything else that went wrong, or a single picture.
+        """
+        title, n = self.backbone.spec.title, len(pixels)
+        if self._kind == "cpu" or n == 1 or not re.search("out of memory|ALLOC_FAILED", str(error)):
+            step = "leave out --compile" if self.setup.compile else "try another --input-size"
+            device = "" if self._kind == "cpu" else ", --device cpu"
+            raise BackboneError(
+                f"{title} failed on {counted(n, 'picture')} of {pixels.shape[1:3]} ({first_line(error)}): "
+                f"{step}{device}, or a smaller --batch-size"
+            ) from error
+        self._room = min(self._room, n // 2)
+        note = f"{self.device} has no room for {title}'s batches and computes them in parts: try a smaller --batch-size"
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 def _onnx(backbone: Backbone, setup: Setup) -> Engine:
@@ -213,6 +283,8 @@ def open_engine(backbone: Backbone, setup: Setup, sample: Pixels) -> Engine:
     EngineError
         If an engine or precision that was named cannot run this network, or does not agree with the reference.
     """
+    if setup.engine == "onnx" and setup.device == "auto":
+        setup = dataclasses.replace(setup, device="cpu")
     if setup.engine == "auto" and (setup.precision not in ("auto", "float32") or setup.compile):
         setup = dataclasses.replace(setup, engine="torch")
     reference = TorchEngine(backbone, dataclasses.replace(setup, precision="float32", compile=False))
@@ -224,22 +296,35 @@ def open_engine(backbone: Backbone, setup: Setup, sample: Pixels) -> Engine:
     try:
         engine = ENGINES[name](backbone, setup)
         if engine.name == reference.name and engine.precision == "float32" and not setup.compile:
+            reference.prepare()
             return reference
-        least = agreement(reference.forward(sample), engine.forward(sample))
-        if least >= COSINE:
+        problem = _disagreement(reference, engine, sample)
+        if not problem:
             if name == "onnx":
                 _note_agreement(backbone)
             return engine
-        problem = f"its outputs have a cosine of {least:.5f} with the reference's, less than {COSINE}"
     except (EngineError, MissingDependency) as error:
         if not automatic:
             raise
         problem = str(error)
     title = f"{name} in {engine.precision}" if name == "torch" else name
     if not automatic:
-        raise EngineError(f"the engine {title} does not suit {backbone.spec.title}: {problem}: use --engine auto")
+        step = "--precision auto" if name == "torch" else "--engine auto"
+        raise EngineError(f"the engine {title} does not suit {backbone.spec.title}: {problem}: use {step}")
     reference.notes.append(f"the engine {title} was passed over for {reference.name}: {problem}")
     return reference
+
+
+def _disagreement(reference: Engine, engine: Engine, sample: Pixels) -> str:
+    """Return what keeps an engine from standing for the reference, or nothing."""
+    expected = reference.forward(sample)
+    try:
+        least = agreement(expected, engine.forward(sample))
+    except BackboneError as error:  # in this precision, or compiled
+        return str(error)
+    if least >= COSINE:
+        return ""
+    return f"its outputs have a cosine of {least:.5f} with the reference's, less than {COSINE}"
 
 
 def agreement(ours: Outputs, theirs: Outputs) -> float:

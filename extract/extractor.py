@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from data.cores import available_cores
 from data.depot import bring_blocks
 from data.errors import ImageSetError, StoreError
 from data.images import ImageSet
@@ -19,9 +20,9 @@ from data.report import oddities
 from data.splits import SplitRule, stratified_split
 from data.store import FeatureInfo, FeatureStore
 from data.views import View
+from data.words import counted
 from extract.backbones import Backbone
 from extract.components import fit_components, stored_components
-from extract.flow import available_cores
 from extract.networks import Feature, Setup
 from extract.passes import Outcome, Pass, Tally, make_view
 from extract.projection import Pca
@@ -137,10 +138,9 @@ class Extractor:
         try:
             run.compute()
         except KeyboardInterrupt:
-            where = self.staging or f"beside {self.store}"
+            done, where = counted(run.computed, "picture was", "pictures were"), self.staging or f"beside {self.store}"
             raise Interrupted(
-                f"interrupted: {run.computed} pictures were computed and are kept {where}; run the same "
-                "command again to go on from there"
+                f"interrupted: {done} computed and kept {where}; run the same command again to go on from there"
             ) from None
         view = run.view(old_view)
         refuse_stranger(self.store, old_view, view, keep=self.keep)
@@ -279,9 +279,10 @@ class _Run:
         )
         if lost:
             raise StoreError(
-                f"the rows of {lost} pictures were staged and are gone from {job.staging or 'beside ' + str(job.store)}"
-                ": a run for another store took them, or the folder is not the same on every machine; give each store "
-                "a staging address of its own, and run the same command again"
+                f"the rows of {counted(lost, 'picture')} were staged and are gone from "
+                f"{job.staging or 'beside ' + str(job.store)}: a run for another store took them, or the folder is not "
+                "the same on every machine; give each store a staging address of its own, and run the same command "
+                "again"
             )
 
     def _components(self, wanted: Wanted, known: list[Feature], backbone: Backbone) -> Pca:

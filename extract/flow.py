@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from data.cores import available_cores
 from data.images import Pictures
 from extract.decode import pillow_settings
 from extract.networks import Floats, Network
@@ -135,8 +136,9 @@ class _Forward:
         self._start = start
         self._pending: list[list[Picture]] = [[] for _ in networks]
         self._flights: collections.deque[Future[Batch]] = collections.deque()
-        self._pool: ThreadPoolExecutor | None = None
-        self._lanes = 1
+        self._pools: list[ThreadPoolExecutor] = []  # the last one is in use
+        self._lanes = 0
+        self._turns: dict[int, threading.Semaphore] = {}  # no network runs in more lanes than its own
 
     @property
     def ahead(self) -> int:
@@ -171,8 +173,8 @@ class _Forward:
 
     def close(self) -> None:
         """End the threads; batches in flight are finished and thrown away."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _open(self, network: int) -> None:
         self._start(network, self._pending[network][:SAMPLE])
@@ -183,20 +185,23 @@ class _Forward:
         engine, pending = self._networks[network].engine, self._pending[network]
         while len(pending) >= least and pending:
             assert engine is not None
-            if self._pool is None:  # an engine may be there from an earlier flow
-                self._lanes = engine.lanes
-                self._pool = ThreadPoolExecutor(self._lanes, thread_name_prefix="penult-network")
+            if network not in self._turns:  # an engine may be there from an earlier flow
+                self._turns[network] = threading.Semaphore(engine.lanes)
+                if engine.lanes > self._lanes:
+                    self._lanes = engine.lanes
+                    self._pools.append(ThreadPoolExecutor(self._lanes, thread_name_prefix="penult-network"))
             batch = pending[: engine.batch_size]
             del pending[: engine.batch_size]
-            self._flights.append(self._pool.submit(self._compute, network, batch))
+            self._flights.append(self._pools[-1].submit(self._compute, network, batch))
 
     def _compute(self, network: int, pictures: list[Picture]) -> Batch:
         runner = self._networks[network]
         assert runner.engine is not None
         clock = runner.engine.clock
-        began = clock()
-        vectors = runner.compute([p.inputs for p in pictures])
-        return Batch(network, pictures, vectors, clock() - began)
+        with self._turns[network]:
+            began = clock()
+            vectors = runner.compute([p.inputs for p in pictures])
+            return Batch(network, pictures, vectors, clock() - began)
 
 
 def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
@@ -213,19 +218,29 @@ def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
 def _torch_settings_kept() -> Iterator[None]:
     """Put back what threads of a flow set for all: PyTorch's thread count, which new threads inherit, and TF32."""
     torch = sys.modules.get("torch")
-    threads, tf32 = (torch.get_num_threads(), torch.backends.cudnn.allow_tf32) if torch else (available_cores(), True)
+    threads = torch.get_num_threads() if torch else available_cores()
+    tf32 = _tf32(torch) if torch else None
     try:
         yield
     finally:
         torch = sys.modules.get("torch")
         if torch:
             torch.set_num_threads(threads)
-            torch.backends.cudnn.allow_tf32 = tf32
+            for switch, name, value in tf32 or ((torch.backends.cudnn, "allow_tf32", True),):
+                setattr(switch, name, value)
 
 
-def available_cores() -> int:
-    """Return the cores that this process may use, which a container or taskset may have made fewer."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _tf32(torch: Any) -> list[tuple[Any, str, Any]]:
+    """Return the switches of TF32 and how they stand: by the newer names where the older cannot be read beside them."""
+    found = []
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    for old, new in ((cudnn, ("conv", "rnn")), (matmul, ())):
+        try:
+            found.append((old, "allow_tf32", old.allow_tf32))
+        except RuntimeError:
+            newer = [getattr(old, name) for name in new] or [old]
+            found += [(switch, "fp32_precision", switch.fp32_precision) for switch in newer]
+    return found
 
 
 def share_cores(cores: int = 0) -> tuple[int, int]:

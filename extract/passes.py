@@ -131,6 +131,8 @@ class Pass:
                 else:
                     yield self._settle(item)
         self.tally.wall += time.perf_counter() - began
+        engines = [network.engine for network in networks if network.engine]
+        self.tally.add(Tally(notes=[note for engine in engines for note in engine.notes]))
         self.flush()
         self._earlier = self._elapsed
 

@@ -104,7 +104,8 @@ def name_limit(seconds: dict[str, float], *, on_cpu: bool, engine: str, workers:
         busy["read"] = max(0.0, min(seconds["read"], idle))
     else:
         busy = {"read": seconds["read"] / workers, "decode": seconds["decode"] / workers}
-        busy |= {"forward": seconds["forward"] / 2, "write": seconds["write"]}
+        lanes = 2 if engine == "torch/cuda" else 1
+        busy |= {"forward": seconds["forward"] / lanes, "write": seconds["write"]}
     total = sum(busy.values())
     if not total:
         return ""

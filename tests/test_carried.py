@@ -95,60 +95,60 @@ def test_a_rule_that_made_no_difference_is_remembered_too(relabelled, tmp_path):
     assert rule_of(load_head(tmp_path / "lr.head")) == "one-se"
 
 
-def test_projected_features_are_coordinates_along_components_fitted_on_train(work):
-    whole, train, short = load(work / "plain"), load(work / "plain", "train"), load(work / "pca")
-    pca = load_pca(components_file(work / "pca", short.spec.projection))
+def test_projected_features_are_coordinates_along_components_fitted_on_train(kit):
+    whole, train, short = load(kit / "plain"), load(kit / "plain", "train"), load(kit / "pca")
+    pca = load_pca(components_file(kit / "pca", short.spec.projection))
     assert short.spec.projection.startswith("pca:6:sha256:")
     assert np.allclose(pca.mean, train.X.mean(axis=0), atol=1e-5)
     assert np.allclose(pca.transform(whole.X), short.X, atol=1e-5)
-    (info,) = FeatureStore(work / "pca").features().values()
+    (info,) = FeatureStore(kit / "pca").features().values()
     assert info.requests[0]["projection"] == short.spec.projection
     assert info.provenance[0]["projected_from"] == whole.spec.fingerprint
 
 
 @pytest.mark.parametrize("kind", ["lr", "mlp"])
-def test_a_folded_head_answers_as_the_head_did_on_what_the_components_say_of_a_picture(work, kind):
-    short = load(work / "pca")
-    pca = load_pca(components_file(work / "pca", short.spec.projection))
+def test_a_folded_head_answers_as_the_head_did_on_what_the_components_say_of_a_picture(kit, kind):
+    short = load(kit / "pca")
+    pca = load_pca(components_file(kit / "pca", short.spec.projection))
     seen = (short.X.astype(np.float64) @ pca.components + pca.mean).astype(np.float32)
-    before, after = load_head(work / f"{kind}.head"), load_head(work / "pca" / "heads" / f"{kind}.head")
+    before, after = load_head(kit / f"{kind}.head"), load_head(kit / "pca" / "heads" / f"{kind}.head")
     assert np.allclose(after.predict_proba(short.X), before.predict_proba(seen), atol=1e-4)
     assert after.specs == short.specs
     assert (after.info["trained_on"], after.info["selection"]) == (before.info["trained_on"], before.info["selection"])
     assert after.info["projected_from"] == [before.spec.fingerprint]
 
 
-def test_a_head_that_cannot_be_folded_is_the_one_that_fit_would_make_of_the_bundle(work, tmp_path):
-    said = {head["name"]: head["how"] for head in read_bundle(work / "pca").info["heads"]}
+def test_a_head_that_cannot_be_folded_is_the_one_that_fit_would_make_of_the_bundle(kit, tmp_path):
+    said = {head["name"]: head["how"] for head in read_bundle(kit / "pca").info["heads"]}
     assert said == {"lr": "folded", "mlp": "folded", "knn": "fitted anew"}
-    assert penult("fit", work / "pca", "--head", "knn", "-o", tmp_path / "knn.head").returncode == 0
-    packed, fitted = load_head(work / "pca" / "heads" / "knn.head"), load_head(tmp_path / "knn.head")
-    X = load(work / "pca").X
+    assert penult("fit", kit / "pca", "--head", "knn", "-o", tmp_path / "knn.head").returncode == 0
+    packed, fitted = load_head(kit / "pca" / "heads" / "knn.head"), load_head(tmp_path / "knn.head")
+    X = load(kit / "pca").X
     assert packed.head.get_params() == fitted.head.get_params()
     assert (packed.predict_proba(X) == fitted.predict_proba(X)).all()
 
 
-def test_heads_of_several_features_side_by_side_are_folded_feature_by_feature(work, tmp_path):
+def test_heads_of_several_features_side_by_side_are_folded_feature_by_feature(kit, tmp_path):
     names = ["layer3", "penultimate"]
     fit = ["fit", "f.h5", "--dataset", "pictures", "--head", "ridge", "--features", *names]
-    assert penult(*fit, "-o", tmp_path / "two.head", cwd=work).returncode == 0
+    assert penult(*fit, "-o", tmp_path / "two.head", cwd=kit).returncode == 0
     pack = ["pack", "f.h5", tmp_path / "two.head", "-o", tmp_path / "b", "--pca", "23", *PLAIN]
-    done = penult(*pack, cwd=work)
+    done = penult(*pack, cwd=kit)
     assert done.returncode == 0, done.stderr
     before, after = load_head(tmp_path / "two.head"), load_head(tmp_path / "b" / "heads" / "two.head")
     assert [spec.layer for spec in after.specs] == names
-    whole = load(work / "f.h5", "train", spec=before.specs)
+    whole = load(kit / "f.h5", "train", spec=before.specs)
     short = load(tmp_path / "b", "train", spec=after.specs)
     assert short.widths == (23, 23)
     # 24 training pictures vary in 23 directions: nothing of them is lost
     assert np.allclose(after.predict_proba(short.X), before.predict_proba(whole.X), atol=1e-3)
 
 
-def test_what_was_lost_and_won_is_counted_picture_by_picture(work):
-    for one in read_bundle(work / "pca").info["measured"]:
-        before = load_head(work / f"{one['head']}.head").predict_proba(load(work / "plain").X).argmax(axis=1)
-        after = load_head(work / "pca" / "heads" / f"{one['head']}.head").predict_proba(load(work / "pca").X)
-        a, b = before == load(work / "plain").y, after.argmax(axis=1) == load(work / "pca").y
+def test_what_was_lost_and_won_is_counted_picture_by_picture(kit):
+    for one in read_bundle(kit / "pca").info["measured"]:
+        before = load_head(kit / f"{one['head']}.head").predict_proba(load(kit / "plain").X).argmax(axis=1)
+        after = load_head(kit / "pca" / "heads" / f"{one['head']}.head").predict_proba(load(kit / "pca").X)
+        a, b = before == load(kit / "plain").y, after.argmax(axis=1) == load(kit / "pca").y
         assert (one["lost"], one["won"]) == ((a & ~b).sum(), (~a & b).sum())
         assert one["after"]["accuracy"] == b.mean()
         assert one["difference"] == pytest.approx(b.mean() - a.mean())
@@ -156,15 +156,15 @@ def test_what_was_lost_and_won_is_counted_picture_by_picture(work):
         assert 0 < one["p_value"] <= one["p_holm"] <= 1
 
 
-def test_features_of_a_projected_bundle_can_be_computed_again(work):
+def test_features_of_a_projected_bundle_can_be_computed_again(kit):
     pytest.importorskip("torch")
-    done = penult("verify", work / "pca", "--sample", "3")
+    done = penult("verify", kit / "pca", "--sample", "3")
     assert done.returncode == 0, done.stderr
     assert "3 pictures extracted again" in done.stdout
 
 
-def test_features_that_are_projected_already_are_not_projected_again(work, tmp_path):
-    error = refused("pack", "pca", "-o", tmp_path / "b", "--pca", "3", *PLAIN, cwd=work)
+def test_features_that_are_projected_already_are_not_projected_again(kit, tmp_path):
+    error = refused("pack", "pca", "-o", tmp_path / "b", "--pca", "3", *PLAIN, cwd=kit)
     assert "is made shorter or scaled already (pca)" in error
-    error = refused("pack", "f.h5", "lr.head", "-o", tmp_path / "b", "--pca", "24", *PLAIN, cwd=work)
+    error = refused("pack", "f.h5", "lr.head", "-o", tmp_path / "b", "--pca", "24", *PLAIN, cwd=kit)
     assert "ask for fewer, or fit on more pictures" in error

@@ -59,6 +59,8 @@ def test_names_that_fit_nothing_drop_nothing(store):
     done = penult("drop", store, "layer3", "layer9")
     assert done.returncode == 1
     assert "holds no features 'layer9', only " in done.stderr
+    for name in ("", SPEC.fingerprint[:3]):  # an empty variable of a shell's must not fit everything
+        assert f"holds no features {name!r}" in penult("drop", store, name).stderr
     assert len(FeatureStore(store).features()) == 3
     done = penult("drop", store)
     assert done.returncode == 2
@@ -153,8 +155,8 @@ def test_pictures_that_moved_are_noticed(pictures, tmp_path):
     pictures.rename(tmp_path / "renamed")
     done = penult("extract", tmp_path / "renamed", "-o", store, *TINY, "--json", tmp_path / "r.json")
     (note,) = [note for note in json.loads((tmp_path / "r.json").read_text())["notes"] if "image set" in note]
-    assert note.startswith(f"36 of its 36 pictures are those of the image set 'pictures', read from {pictures}: ")
-    assert f"`drop {store} --dataset pictures` leaves this set alone" in note
+    assert note.startswith(f"all pictures of 'renamed' are in the image set 'pictures' too, read from {pictures}: if ")
+    assert f"`drop {store} --dataset pictures` takes the old set out; to keep its name, drop 'renamed'" in note
     assert done.returncode == 0
     assert penult("drop", store, "--dataset", "pictures").returncode == 0
     assert FeatureStore(store).load("train").dataset == "renamed"

@@ -14,6 +14,7 @@ import data.table
 from data.errors import DamagedStore, MissingDependency, MissingFile, StoreError
 from data.export import WRITERS, export_table, to_npz, to_pandas
 from data.publish import publish
+from data.relabel import Corrections
 from data.spec import FeatureSpec
 from data.store import FeatureStore
 from data.table import choose_table
@@ -87,6 +88,17 @@ def test_a_data_frame_is_what_the_store_holds(store, pieces):
     assert set(X.dtypes) == {np.dtype("float32")}
     np.testing.assert_array_equal(X.to_numpy(), samples.X)
     assert FeatureSpec.from_json(json.dumps(frame.attrs["spec"])) == SPEC
+
+
+def test_pictures_that_corrections_drop_are_left_out_with_their_splits(store, tmp_path):
+    view = FeatureStore(store).view()
+    gone = view.digests[0]
+    corrected = FeatureStore(store, Corrections("c.csv", "", {gone.decode(): "(drop)"}))
+    to_npz(corrected, tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as arrays:
+        kept = view.digests != gone
+        assert arrays["digest"].tolist() == view.digests[kept].tolist()
+        assert arrays["split"].tolist() == view.splits[kept].tolist()
 
 
 def test_spec_and_classes_go_along(store, tmp_path):

@@ -324,6 +324,30 @@ def test_a_flow_that_is_given_up_ends_its_threads():
     assert penult_threads() == []
 
 
+@pytest.mark.parametrize("lanes", [(1, 3), (3, 1)])
+def test_a_network_of_one_lane_never_runs_in_two_whichever_comes_first(lanes):
+    together: list[list[int]] = [[0, 0], [0, 0]]
+    lock = threading.Lock()
+
+    def act(number):
+        def count(_):
+            with lock:
+                together[number][0] += 1
+                together[number][1] = max(together[number])
+            time.sleep(0.01)
+            with lock:
+                together[number][0] -= 1
+
+        return count
+
+    engines = [Engine(4, n, act=act(i)) for i, n in enumerate(lanes)]
+    items = list(run(Fakes(range(60)), [network(), network("flip")], engines))
+    assert [number for number, _ in rows(items, 1)] == list(range(60))
+    most = dict(zip(lanes, (most for _, most in together), strict=True))
+    assert most[1] == 1
+    assert most[3] > 1
+
+
 def test_the_seconds_of_a_batch_are_its_engines():
     ticks = iter(range(0, 10_000, 7))
     engine = Engine(5, lanes=1)

@@ -421,13 +421,13 @@ def test_predictions_as_lines_without_rich(capsys):
 def test_progress_without_rich_is_lines_on_standard_error(capsys, monkeypatch):
     monkeypatch.setattr("data.terminal._LINE_EVERY", 0.0)
     with ProgressDisplay(PlainTerminal(), "pictures") as display:
-        for done in range(4):
+        for done in range(5):
             display.update(done, 4, done // 2)
     captured = capsys.readouterr()
     assert captured.out == ""
     lines = captured.err.splitlines()
-    assert [line.split(",")[0] for line in lines] == [f"{done} of 4 pictures" for done in (1, 2, 3)]
-    assert lines[2].endswith("1 skipped")
+    assert [line.split(",")[0].split(" in ")[0] for line in lines] == [f"{done} of 4 pictures" for done in (2, 3, 4)]
+    assert lines[1].endswith("1 skipped")
 
 
 def test_many_pictures_are_counted_on_the_terminal_and_all_in_the_json(work, monkeypatch):

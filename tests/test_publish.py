@@ -8,15 +8,18 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, SPEC, digest_of, make_view, vectors_of
 
 from data.errors import DiskFull, StoreBusy
+from data.layout import Part
 from data.publish import publish
 from data.staging import (
     clear_blocks,
+    new_block,
     publish_lock,
     stage_block,
     staged_blocks,
@@ -256,3 +259,32 @@ def test_a_live_writers_file_is_never_swept_whatever_its_name_says(tmp_path):
         assert path.exists()
     sweep([path])
     assert not path.exists()
+
+
+def test_a_file_can_be_read_from_the_moment_that_it_has_its_name(tmp_path, stage, monkeypatch):
+    seen, rename = [], os.rename
+
+    def renamed(source, target):
+        rename(source, target)
+        with Part(Path(target)) as part:  # as a reader in another process may come just now
+            seen.append(list(part.features()))
+
+    monkeypatch.setattr("data.staging.os.rename", renamed)
+    stage(tmp_path / "f.h5", [1, 2])
+    publish_rows(tmp_path / "f.h5", [1, 2])
+    assert seen == [[SPEC.fingerprint]] * 2
+
+
+def test_a_block_finds_its_folder_although_another_run_has_just_removed_it(tmp_path, monkeypatch):
+    store, gone = tmp_path / "f.h5", iter([True, True, False])
+    real = Path.mkdir
+
+    def removed_again(path, *arguments, **options):
+        real(path, *arguments, **options)
+        if next(gone):
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", removed_again)
+    with new_block(store, "block-x.h5") as file:
+        write_all(file, b"content")
+    assert (staging_folder(store) / "block-x.h5").read_bytes() == b"content"

@@ -284,3 +284,12 @@ def test_copies_that_are_as_many_as_a_block_has_rows_do_not_stand_for_the_block(
     kept = FeatureStore(store).load("train", memory=0)
     assert np.array_equal(kept.X[:], vectors_of([0, 1, 1, 2]))
     assert np.array_equal(kept.X[np.array([3, 0, 0, 1])], vectors_of([2, 0, 0, 1]))
+
+
+def test_what_a_file_manager_leaves_in_a_folder_store_is_no_part_of_it(tmp_path, stage):
+    store = tmp_path / "folder"
+    store.mkdir()
+    put(store, stage, [1, 2, 3])
+    (store / "._part-000001.h5").write_bytes(b"\0\5\x16\7")
+    assert len(FeatureStore(store).load()) == 3
+    assert verify_store(store).files == 1

@@ -16,21 +16,21 @@ from data.thumbnails import Thumbnails, thumbnails_of, write_thumbnails
 from extract.thumbnails import thumbnail
 
 
-def test_thumbnails_are_looked_up_by_content(work):
-    view = FeatureStore(work / "plain").view()
-    with thumbnails_of(work / "plain") as thumbnails:
+def test_thumbnails_are_looked_up_by_content(kit):
+    view = FeatureStore(kit / "plain").view()
+    with thumbnails_of(kit / "plain") as thumbnails:
         assert len(thumbnails) == 39
         assert thumbnails.digests() == {digest.decode() for digest in view.digests.tolist()}
         for digest, path in zip(view.digests.tolist(), view.paths, strict=True):
             jpeg = thumbnails.get(digest)
             assert jpeg == thumbnails.get(digest.decode())
-            with Image.open(io.BytesIO(jpeg)) as small, Image.open(work / "pictures" / path) as picture:
+            with Image.open(io.BytesIO(jpeg)) as small, Image.open(kit / "pictures" / path) as picture:
                 assert (small.format, small.size) == ("JPEG", (168, 67))
                 off = np.asarray(small).mean(axis=(0, 1)) - np.asarray(picture).mean(axis=(0, 1))
             assert np.abs(off).max() < 4
         assert thumbnails.get(digest_of(1)) is None
         assert thumbnails.get("../x") is None
-    assert thumbnails_of(work / "f.h5") is None
+    assert thumbnails_of(kit / "f.h5") is None
 
 
 def test_a_thumbnail_is_upright_and_no_larger_than_its_picture():
@@ -51,10 +51,10 @@ def test_a_thumbnail_is_upright_and_no_larger_than_its_picture():
         thumbnail(b"nonsense")
 
 
-def test_where_room_is_scarce_what_is_measured_has_thumbnails(work, tmp_path):
-    whole = (work / "plain" / "thumbnails.zip").stat().st_size
+def test_where_room_is_scarce_what_is_measured_has_thumbnails(kit, tmp_path):
+    whole = (kit / "plain" / "thumbnails.zip").stat().st_size
     room = whole * 20 // 39
-    done = penult("pack", "f.h5", "lr.head", "-o", tmp_path / "b", "--thumbnails", f"{room / 1000}kB", *PLAIN, cwd=work)
+    done = penult("pack", "f.h5", "lr.head", "-o", tmp_path / "b", "--thumbnails", f"{room / 1000}kB", *PLAIN, cwd=kit)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "b" / "thumbnails.zip").stat().st_size <= room
     with thumbnails_of(tmp_path / "b") as thumbnails:
@@ -63,8 +63,8 @@ def test_where_room_is_scarce_what_is_measured_has_thumbnails(work, tmp_path):
         assert f"{len(thumbnails)} of 39 pictures have thumbnails" in done.stdout
 
 
-def test_thumbnails_outlive_their_pictures_and_none_is_made_of_another_picture(work, tmp_path):
-    shutil.copytree(work / "pictures", tmp_path / "pictures")
+def test_thumbnails_outlive_their_pictures_and_none_is_made_of_another_picture(kit, tmp_path):
+    shutil.copytree(kit / "pictures", tmp_path / "pictures")
     assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=tmp_path).returncode == 0
     draw(tmp_path / "pictures" / "test" / "red" / "0.png", 999, 1)
     (tmp_path / "pictures" / "test" / "red" / "1.png").unlink()

@@ -2,6 +2,7 @@
 
 import argparse
 
+from data import VERSION
 from verbs import (
     advise,
     audit,
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Start with `penult demo`, or: penult extract PICTURES -o features.h5, penult fit features.h5 --head lr "
         "-o lr.head, penult eval lr.head features.h5",
     )
+    parser.add_argument("--version", action="version", version=f"penult {VERSION}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         own = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT[0].upper() + verb.TEXT[1:] + ".")

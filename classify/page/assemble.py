@@ -20,7 +20,7 @@ from data import VERSION
 from data.errors import StoreError
 from data.results import plain
 from data.spec import FeatureSpec
-from data.staging import write_atomically
+from data.staging import disk_full_hint, write_atomically
 from data.views import View
 
 SIZE = 5_000_000
@@ -159,7 +159,8 @@ def write_report(
     content["steps"] = steps
     page = _fill(content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page)
+    with disk_full_hint(path, len(page)):
+        write_atomically(path, page)
     return Page(
         path=path,
         bytes=len(page),
