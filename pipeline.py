@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         # a file is written under another name first, which nobody has asked for
         path = re.sub(r"\.[0-9a-f-]+\.writing$", "", os.fsdecode(error.filename or ""))
-        message = f"{path}: {error.strerror.lower()}" if error.strerror and path else str(error)
+        message = ": ".join(filter(None, (path, (error.strerror or "").lower()))) or str(error)
         if arguments.debug:
             raise
     except Exception as error:

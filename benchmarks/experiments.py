@@ -12,7 +12,7 @@ Parts, each a process of its own and minutes long on a CPU, with efficientnet_li
 ``far``     hand signs, far from ImageNet: penultimate features fall behind; head2toe and partial must close the gap.
 ``prefix``  partial with the frozen stages' activations kept against running them in every epoch, in turn; checked: the
             same accuracy, scores within 1e-2.
-``depth``   the search for the best freeze depth on hand signs.
+``depth``   the search for the best freeze depth: ants and bees at 128 px, hand signs.
 
 Prints Markdown tables as `docs/experiments.md` has them, and one JSON object as the last line. The measured split
 chooses nothing: epochs are chosen on pictures held out of train.
@@ -159,18 +159,37 @@ def prefix(work: Path) -> dict[str, Any]:
 
 
 def depth(work: Path) -> dict[str, Any]:
-    """Tutorial E: the best split between frozen and retrained layers."""
-    store = store_of("sign_digits", work)
-    seconds, result = run_pipeline("depth", store, "--png", work / "depth.png")
-    say(f"\n### depth: `penult depth sign_digits.h5`, {seconds:.0f} s\n")
-    say("| frozen stages | last frozen layer | epochs | held-out accuracy | against the chosen |")
-    say("|" + "---|" * 5)
+    """Tutorial E: the best split between frozen and retrained layers, of a near set and of a far one."""
+    return {"hymenoptera": race(work, "hymenoptera", "128"), "sign_digits": race(work, "sign_digits", SIDE)}
+
+
+def race(work: Path, name: str, side: str) -> dict[str, Any]:
+    """Run `depth` on one set; print how every depth ended, and how good the chosen one is on what chose nothing."""
+    store = store_of(name, work, side)
+    seconds, result = run_pipeline("depth", store, "--png", work / f"depth-{name}.png")
+    say(f"\n### depth: `penult depth {store.name}`, {side} px, {seconds:.0f} s\n")
+    say("| frozen stages | last frozen layer | trained multiply-adds | epochs | held-out accuracy | p | outcome |")
+    say("|" + "---|" * 7)
     for row in result["depths"]:
-        against = "chosen" if row["p_against_chosen"] is None else f"p = {row['p_against_chosen']:.2g}"
-        layer, epochs = row["last_frozen_layer"] or "none", len(row["epochs"])
-        say(f"| {row['frozen_stages']} | {layer} | {epochs} | {row['accuracy']:.3f} | {against} |")
-    low, high = result["accuracy_ci95"]
-    say(f"\n{result['accuracy']:.3f} [{low:.3f}, {high:.3f}] on {result['n']} pictures of {result['split']}")
+        dropped = row["dropped_at_rung"]
+        cells = [
+            str(row["frozen_stages"]),
+            row["last_frozen_layer"] or "none",
+            f"{row['trained_multiply_adds']:.0%}",
+            str(len(row["epochs"])),
+            f"{row['accuracy']:.3f}",
+            "" if row["p_against_chosen"] is None else f"{row['p_against_chosen']:.2g}",
+            f"dropped after {row['rungs'][-1]['epochs']} epochs" if dropped else "chosen",
+        ]
+        say(f"| {' | '.join(cells)} |")
+    (low, high), (least, most) = result["held_out_ci95"], result["accuracy_ci95"]
+    cost = result["cost"]
+    say(
+        f"\nchosen: {result['chosen']} stages frozen, {result['held_out_accuracy']:.3f} [{low:.3f}, {high:.3f}] on the "
+        f"{result['n_choose']} pictures that chose it; not told apart from {result['ties'] or 'no other'}; measured "
+        f"once: {result['accuracy']:.3f} [{least:.3f}, {most:.3f}] on {result['n']} pictures of {result['split']}; "
+        f"every depth in full would take {cost['macs_in_full'] / cost['macs']:.1f} times the multiply-adds"
+    )
     return result
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.cores import available_cores
 from data.errors import PenultError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +108,7 @@ def machine() -> dict[str, Any]:
     """Return what a reader must know of this machine; the load is that of the last minute, others' work included."""
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
     }

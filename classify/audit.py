@@ -19,6 +19,7 @@ from classify.statistics import wilson_interval
 from classify.suspects import Confusion, confused_classes, find_hard, find_suspects
 from data.errors import StoreError
 from data.store import Samples
+from data.views import View
 
 Report = Callable[[int, int], None]
 Splits = npt.NDArray[np.str_]
@@ -319,6 +320,12 @@ class Audit:
 
 def _some(names: list[str]) -> str:
     return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def splits_of(samples: Samples, view: View) -> Splits:
+    """Return the split of each picture, some of which may have been left out of the image set."""
+    of_path = dict(zip(view.paths, view.splits.tolist(), strict=True))
+    return np.array([of_path[path] for path in samples.paths], dtype=np.str_)
 
 
 def _confused(found: Confusion, names: list[str]) -> dict[str, Any]:

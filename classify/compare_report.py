@@ -9,7 +9,11 @@ from classify.charts import ranking_chart
 from classify.evaluate import SCORE_TITLES
 from classify.ranking import Ranking
 from classify.statistics import LARGE
-from data.terminal import duration, milliseconds, printable, size
+from data.terminal import duration, milliseconds, print_fitting, printable, size
+
+_SCORES = ("accuracy", "log-loss", "ECE")
+_COSTS = ("extract", "fit", "predict", "head", "a picture")
+_TEST = "against the best"
 
 
 def print_ranking(console: Console, ranking: Ranking) -> None:
@@ -19,35 +23,42 @@ def print_ranking(console: Console, ranking: Ranking) -> None:
         "classes; accuracy with 95% interval",
         style="bold",
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right")
-    table.add_column("head on features", overflow="fold")
-    for column in ("accuracy", "log-loss", "ECE", "extract", "fit", "predict", "head", "a picture", "against the best"):
-        table.add_column(column, justify="left" if column.startswith("against") else "right", no_wrap=True)
-    p_values = {pair.b: pair.p_holm for pair in ranking.pairs}
-    for place, entry in enumerate(ranking.entries, 1):
-        s = entry.scores
-        verdict = "" if place == 1 else f"{'tie' if entry.tie else 'worse'}, p = {p_values[entry.name]:.2g}"
-        table.add_row(
-            str(place),
-            printable(entry.name),
-            f"{s.accuracy:.3f} [{s.accuracy_ci95[0]:.3f}, {s.accuracy_ci95[1]:.3f}]",
-            f"{s.log_loss:.3f}",
-            f"{s.ece:.3f}",
-            milliseconds(entry.extract_milliseconds),
-            duration(entry.fit_seconds),
-            f"{entry.predict_microseconds:.3g} us",
-            size(entry.head_bytes),
-            size(entry.feature_bytes),
-            verdict,
-            style="" if entry.tie else "dim",
-        )
-    console.print(table)
+    if print_fitting(
+        console, _ranking_table(ranking, (*_SCORES, *_COSTS, _TEST)), _ranking_table(ranking, (*_SCORES, _TEST))
+    ):
+        console.print()
+        console.print(_ranking_table(ranking, _COSTS))
     _print_tests(console, ranking)
     for line in conclusions(ranking):
         console.print(line)
     for note in ranking.notes:
         console.print(f"note: {printable(note)}")
+
+
+def _ranking_table(ranking: Ranking, columns: tuple[str, ...]) -> Table:
+    """Return a row for each head, with these columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("head on features", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="left" if column == _TEST else "right", no_wrap=True)
+    p_values = {pair.b: pair.p_holm for pair in ranking.pairs}
+    for place, entry in enumerate(ranking.entries, 1):
+        s = entry.scores
+        cells = {
+            "accuracy": f"{s.accuracy:.3f} [{s.accuracy_ci95[0]:.3f}, {s.accuracy_ci95[1]:.3f}]",
+            "log-loss": f"{s.log_loss:.3f}",
+            "ECE": f"{s.ece:.3f}",
+            "extract": milliseconds(entry.extract_milliseconds),
+            "fit": duration(entry.fit_seconds),
+            "predict": f"{entry.predict_microseconds:.3g} us",
+            "head": size(entry.head_bytes),
+            "a picture": size(entry.feature_bytes),
+            _TEST: "" if place == 1 else f"{'tie' if entry.tie else 'worse'}, p = {p_values[entry.name]:.2g}",
+        }
+        style = "" if entry.tie else "dim"
+        table.add_row(str(place), printable(entry.name), *(cells[column] for column in columns), style=style)
+    return table
 
 
 def _print_tests(console: Console, ranking: Ranking) -> None:

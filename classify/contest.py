@@ -70,6 +70,8 @@ class Entry:
         Holm's correction over the strategies; None of the best itself.
     wins : int
         Seeds with which no other strategy was more accurate.
+    behind : bool
+        Whether it has fewer right answers than the best with the first seed, which the test is about, too.
     """
 
     strategy: str
@@ -78,6 +80,7 @@ class Entry:
     p_value: float | None
     p_holm: float | None
     wins: int
+    behind: bool
 
     @property
     def accuracy(self) -> float:
@@ -89,7 +92,7 @@ class Entry:
         """``best``, ``tie`` with it, or ``worse``."""
         if self.p_holm is None:
             return "best"
-        return "worse" if self.p_holm < ALPHA else "tie"
+        return "worse" if self.p_holm < ALPHA and self.behind else "tie"
 
     @property
     def seconds(self) -> float:
@@ -161,8 +164,8 @@ class Difference:
     dataset, strategy : str
     rgb, gray : float
         Mean accuracies.
-    p_value : float
-        McNemar's exact test on the answers of the first seed.
+    p_value, p_holm : float
+        McNemar's exact test on the answers of the first seed, as it is and with Holm's correction over all of them.
     """
 
     dataset: str
@@ -170,6 +173,7 @@ class Difference:
     rgb: float
     gray: float
     p_value: float
+    p_holm: float
 
 
 def frozen_run(
@@ -305,6 +309,7 @@ def rank_runs(runs: Sequence[Run]) -> list[Entry]:
             p_value=p_values[i - 1] if i else None,
             p_holm=corrected[i - 1] if i else None,
             wins=sum(run.accuracy == highest[run.seed] for run in of[name]),
+            behind=of[name][0].accuracy < of[order[0]][0].accuracy,
         )
         for i, name in enumerate(order)
     ]
@@ -325,11 +330,13 @@ def colour_differences(contests: Sequence[Contest]) -> list[Difference]:
                     entry.accuracy,
                     gray[entry.strategy].accuracy,
                     mcnemar_exact(entry.runs[0].right, gray[entry.strategy].runs[0].right),
+                    1.0,
                 )
                 for entry in one.entries
                 if entry.strategy in gray
             ]
-    return found
+    adjusted = holm([difference.p_value for difference in found])
+    return [dataclasses.replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,8 @@ def print_differences(console: Console, differences: Sequence[Difference]) -> No
     for column in ("image set", "strategy", "colour", "grey", "difference"):
         table.add_column(column, justify="right" if column in ("colour", "grey") else "left", no_wrap=True)
     for d in differences:
-        seen = "" if d.p_value < ALPHA else ", a tie"
+        seen = f", {d.p_holm:.2g} over {len(differences)}" if len(differences) > 1 else ""
+        seen += "" if d.p_holm < ALPHA else ", a tie"
         table.add_row(
             printable(d.dataset),
             title_of(d.strategy),

@@ -21,6 +21,7 @@ from classify.statistics import (
     percentile_interval,
     resamples_for,
     wilson_interval,
+    winners_optimism,
 )
 from data.errors import HeadError
 from data.splits import measured_split
@@ -301,23 +302,31 @@ def _unasked(head: TrainedHead, samples: Samples, classes: list[str]) -> Measure
     return Measured(head, classes, y, np.empty((len(y), len(classes))), notes)
 
 
-def rank(measured: list[Measured], *, seed: int = 0) -> list[Scores]:
+def rank(measured: list[Measured], *, with_best: bool = False, seed: int = 0) -> list[Scores]:
     """Return the scores of heads on the same pictures, best first: by accuracy, then by log-loss.
 
     Parameters
     ----------
     measured : list of Measured
         With equal classes and y.
+    with_best : bool
+        Whether `compare_pairs` will be asked so: fewer tests need fewer resamples.
     seed : int
         Of the bootstrap.
     """
     y, k = measured[0].y, len(measured[0].classes)
     answers = np.stack([m.answers for m in measured], axis=1)
     losses = np.stack([m.losses for m in measured], axis=1)
-    tests = len(measured) * (len(measured) - 1) // 2
+    tests = len(measured) - 1 if with_best else len(measured) * (len(measured) - 1) // 2
     drawn = bootstrap(y, answers, losses, k, resamples=resamples_for(tests), seed=seed)
     results = [_score(m, {name: draws[:, j] for name, draws in drawn.items()}) for j, m in enumerate(measured)]
     return sorted(results, key=lambda s: (-s.accuracy, s.log_loss))
+
+
+def optimism(results: list[Scores]) -> float:
+    """Return how much more accurate than it is the best looks here, if these pictures are taken to choose it."""
+    drawn = np.stack([scores.drawn["accuracy"] for scores in results], axis=1)
+    return winners_optimism(np.array([scores.accuracy for scores in results]), drawn)
 
 
 def compare_pairs(results: list[Scores], *, with_best: bool = False) -> list[Pair]:

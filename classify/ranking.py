@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from classify.artifact import TrainedHead
-from classify.evaluate import Measured, Pair, Scores, compare_pairs, rank
+from classify.evaluate import Measured, Pair, Scores, compare_pairs, optimism, rank
 from classify.sources import Source, told_apart
-from classify.statistics import ALPHA, Separation, separation, winners_optimism
+from classify.statistics import ALPHA, Separation, separation
 from classify.training import Training
 
 
@@ -143,7 +143,7 @@ def ranking_of(dataset: str, split: str, fitted: list[Contender], notes: list[st
     renamed = [
         dataclasses.replace(f.measured, head=dataclasses.replace(f.head, name=name)) for name, f in by_name.items()
     ]
-    scores = rank(renamed, seed=seed)
+    scores = rank(renamed, with_best=True, seed=seed)
     pairs = compare_pairs(scores, with_best=True)
     ties = {scores[0].head} | {pair.b for pair in pairs if pair.p_holm >= ALPHA}
     entries = [_entry(s, by_name[s.head], s.head in ties) for s in scores]
@@ -158,9 +158,7 @@ def ranking_of(dataset: str, split: str, fitted: list[Contender], notes: list[st
         entries=entries,
         pairs=pairs,
         separation=separation(scores[0].correct, scores[1].correct) if len(scores) > 1 else None,
-        optimism=winners_optimism(
-            np.array([s.accuracy for s in scores]), np.stack([s.drawn["accuracy"] for s in scores], axis=1)
-        ),
+        optimism=optimism(scores),
         notes=[*notes, *common],
     )
 

@@ -15,11 +15,13 @@ from classify.protocols_report import print_repeats
 from classify.statistics import wilson_interval
 from classify.training import Training
 from data.store import Samples
-from data.terminal import duration, printable
+from data.terminal import duration, print_fitting, printable
 
 # Above this many classes the confusion matrix is left to the JSON.
 _MATRIX_CLASSES = 12
 _WORST_CLASSES = 10
+# Letters of a class above a column of the matrix.
+_HEADING = 10
 # Of more settings of several parameters than these the best are shown.
 _CANDIDATES = 12
 
@@ -145,22 +147,8 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
     for note in result.notes:
         console.print(f"note: {note}")
     console.print(f"{result.split}: {result.n} pictures, {len(result.classes)} classes; in brackets 95% intervals")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right")
-    table.add_column("head", no_wrap=True)
-    for column in ("accuracy", "balanced", "macro-F1", "log-loss", "ECE"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for rank, s in enumerate(result.heads, 1):
-        table.add_row(
-            str(rank),
-            printable(names[s.head]),
-            _with(s.accuracy, s.accuracy_ci95),
-            _with(s.balanced_accuracy, s.balanced_accuracy_ci95),
-            _with(s.macro_f1, s.macro_f1_ci95),
-            _with(s.log_loss, s.log_loss_ci95),
-            f"{s.ece:.3f}",
-        )
-    console.print(table)
+    if print_fitting(console, _scores_table(result, names, True), _scores_table(result, names, False)):
+        console.print("the intervals of the other scores: in a wider terminal, or with --json", style="dim")
     for s in result.heads:
         for note in s.notes:
             console.print(f"note: {names[s.head]}: {note}")
@@ -178,6 +166,29 @@ def print_evaluation(console: Console, result: Evaluation) -> None:
     _print_classes(console, result, names[result.heads[0].head])
 
 
+def _scores_table(result: Evaluation, names: dict[str, str], intervals: bool) -> Table:
+    """Return the ranking, with the intervals of all scores or of the accuracy alone."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("head", overflow="fold")
+    for column in ("accuracy", "balanced", "macro-F1", "log-loss", "ECE"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rank, s in enumerate(result.heads, 1):
+        others = [
+            (s.balanced_accuracy, s.balanced_accuracy_ci95),
+            (s.macro_f1, s.macro_f1_ci95),
+            (s.log_loss, s.log_loss_ci95),
+        ]
+        table.add_row(
+            str(rank),
+            printable(names[s.head]),
+            _with(s.accuracy, s.accuracy_ci95),
+            *(_with(score, interval) if intervals else f"{score:.3f}" for score, interval in others),
+            f"{s.ece:.3f}",
+        )
+    return table
+
+
 def _print_classes(console: Console, result: Evaluation, name: str) -> None:
     best = result.heads[0]
     rows = [row for row in best.per_class if row["support"]]
@@ -191,7 +202,7 @@ def _print_classes(console: Console, result: Evaluation, name: str) -> None:
     small = len(result.classes) <= _MATRIX_CLASSES
     if small:
         for name in result.classes:
-            table.add_column(f"as {printable(name)[:9]}", justify="right", style="dim")
+            table.add_column(f"as {_heading(name)}", justify="right", style="dim")
     for row in worst:
         i = result.classes.index(row["class"])
         counts = [str(c) if c else "." for c in best.confusion_matrix[i]] if small else []
@@ -203,6 +214,12 @@ def _print_classes(console: Console, result: Evaluation, name: str) -> None:
             *counts,
         )
     console.print(table)
+
+
+def _heading(name: str) -> str:
+    """Return the name of a class, or its beginning where that is wide for the numbers below it."""
+    shown = printable(name)
+    return shown if len(shown) <= _HEADING else f"{shown[: _HEADING - 1].rstrip()}\u2026"
 
 
 def _short_names(paths: list[str]) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from classify.linear import PathHead, RidgeHead
 from classify.paths import Fit, Task
 from classify.rows import Moments, Rows, Single
 from classify.solver import OnStep, Stopping
+from data.cores import available_cores
 from data.errors import HeadError
 from data.store import Samples
 from data.terminal import size
@@ -226,7 +226,7 @@ def _one_by_one(heads: Sequence[Head], design: Design, kept: slice, report: Call
 
     n_classes = len(design.samples.classes)
     groups = _groups(heads, int(design.samples.X.shape[1]))
-    threads = min(os.cpu_count() or 1, 8, len(groups)) if heads[0].thread_safe else 1
+    threads = min(available_cores(), 8, len(groups)) if heads[0].thread_safe else 1
     m, steps = len(design.held_out), kept.step or 1
     correct = [np.empty(m, dtype=bool) for _ in heads]
     scores = [np.empty((-(-m // steps), n_classes)) for _ in heads]

@@ -222,7 +222,7 @@ def refuse_inside(path: Path, option: str = "-o") -> None:
 
 
 def named_heads(heads: Sequence[str | Path], store: Path) -> list[Path]:
-    """Return the files of the heads that a command names: a bundle stands for its heads.
+    """Return the files of the heads that a command names: a bundle stands for its heads; each comes once.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def named_heads(heads: Sequence[str | Path], store: Path) -> list[Path]:
             found += bundle.heads().values()
         else:
             found.append(path)
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _digest(info: dict[str, Any]) -> str:

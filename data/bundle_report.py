@@ -77,7 +77,7 @@ def _print_measured(console: "Console", measured: list[dict[str, Any]]) -> None:
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("head", no_wrap=True)
-    for column in ("accuracy",) if unchanged else ("store", "bundle", "change", "lost", "won", "p (McNemar)"):
+    for column in ("accuracy",) if unchanged else ("store", "bundle", "change", "lost", "won", "p (Holm)"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for one in measured:
@@ -86,7 +86,7 @@ def _print_measured(console: "Console", measured: list[dict[str, Any]]) -> None:
         if not unchanged:
             before = _with(one["before"]["accuracy"], one["before"]["accuracy_ci95"])
             change = _with(one["difference"], one["difference_ci95"], "+.3f")
-            cells = [before, after, change, str(one["lost"]), str(one["won"]), f"{one['p_value']:.3g}"]
+            cells = [before, after, change, str(one["lost"]), str(one["won"]), f"{one['p_holm']:.3g}"]
         table.add_row(printable(one["head"]), *cells, "" if unchanged else one["verdict"])
     console.print(table)
 

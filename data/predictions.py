@@ -113,7 +113,9 @@ class PredictionFile:
 
 
 def print_predictions(console: Terminal, predictions: Sequence[Prediction]) -> None:
-    """Print a line for each picture."""
+    """Print a line for each picture, below their titles."""
+    if not predictions:
+        return
     rows = [("path", "label", "probability", "next best")]
     for found in predictions:
         order = np.argsort(found.probabilities)[::-1]

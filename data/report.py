@@ -1,6 +1,7 @@
 """What a store holds and what is odd about it, as JSON and as tables."""
 
 import json
+import posixpath
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,16 @@ from data.kinds import kind_of
 from data.splits import SplitRule
 from data.staging import staged_blocks
 from data.store import FeatureStore
-from data.terminal import milliseconds, printable, size
+from data.terminal import milliseconds, print_fitting, printable, size
 from data.views import View
 from data.words import WAITING, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+# Columns of the table of features that a terminal may be too narrow for; --json has them.
+_SAME_FOR_MOST = ("input", "dtype", "extract", "computed by")
 
 
 def is_store(path: Path) -> bool:
@@ -94,7 +98,7 @@ def oddities(view: View, held: Mapping[str, View], where: str) -> list[str]:
         notes = _moved(view, held.values(), where)
     else:
         notes = [f"{view.name} was read from {old.root} before"] if old.root != view.root else []
-    return [*notes, *_copies(view), *_split_anew(view)]
+    return [*notes, *_few_classes(view), *_copies(view), *_split_anew(view)]
 
 
 def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
@@ -111,6 +115,24 @@ def _moved(view: View, others: Iterable[View], where: str) -> list[str]:
                 f"name, drop {view.name!r} instead and extract with --name {shlex.quote(other.name)}"
             ]
     return []
+
+
+def _few_classes(view: View) -> list[str]:
+    """Say so if nothing can be fitted, and which folder was meant where the classes are further down."""
+    if not view.classes:
+        return ["no picture has a label: to fit a head, put each class into a folder of its own, and name that above"]
+    if len(view.classes) > 1:
+        return []
+    above = posixpath.commonpath([posixpath.dirname(path) for path in view.paths])
+    below = {
+        path.removeprefix(f"{above}/").split("/")[0] for path in view.paths if path.count("/") > above.count("/") + 1
+    }
+    meant = (
+        f"; if {', '.join(sorted(below)[:3])} are the classes, name {shlex.quote(posixpath.join(view.root, above))}"
+        if above and len(below) > 1
+        else ""
+    )
+    return [f"one class ({view.classes[0]}), and a head needs two{meant}"]
 
 
 def _copies(view: View) -> list[str]:
@@ -145,7 +167,7 @@ def print_info(console: "Console", result: dict[str, Any]) -> None:
     console.print(f"{result['path']}: {size(result['bytes'])}{files}")
     if result["staged_blocks"]:
         console.print(f"note: {counted(result['staged_blocks'], *WAITING)}: run `extract` again to publish")
-    console.print(_feature_table(result["features"]))
+    print_fitting(console, _feature_table(result["features"]), _narrowed(_feature_table(result["features"])))
     console.print(_set_table(result["datasets"]))
 
 
@@ -170,6 +192,12 @@ def _feature_table(features: list[dict[str, Any]]) -> "Table":
     return table
 
 
+def _narrowed(features: "Table") -> "Table":
+    """Return a table of features without what is the same for most of them."""
+    features.columns = [column for column in features.columns if column.header not in _SAME_FOR_MOST]
+    return features
+
+
 def _set_table(datasets: list[dict[str, Any]]) -> "Table":
     columns = ("name", "pictures", "classes", "splits", "copies", "skipped", "from")
     table = _table("image sets", columns, right=("pictures", "copies", "skipped"))
@@ -187,5 +215,5 @@ def _table(title: str, columns: Sequence[str], right: Sequence[str]) -> "Table":
 
     table = Table(box=None, pad_edge=False, header_style="bold", title=f"\n{title}", title_justify="left")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from data.errors import DiskFull, StoreBusy
+from data.terminal import size
 
 _TEMPORARY = ".writing"
 # In the name of a temporary file, so that another machine's process numbers are not taken for ours.
@@ -224,7 +225,7 @@ def disk_full_hint(store: Path, needed: int) -> Iterator[None]:
             raise
         free = shutil.disk_usage(store.parent).free
         raise DiskFull(
-            f"no room to write {store}: this step takes {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free "
+            f"no room to write {store}: this step takes {size(needed)} and {size(free)} are free "
             f"({os.strerror(code).lower()}). Nothing is lost: free some space and run the same command again"
         ) from error
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,8 +243,8 @@ class FeatureStore(Shown):
             missing = f"{self.path} is a folder that holds no store"
         else:
             return (
-                f"{self.path} is a folder that holds no store: if it holds pictures, run `extract {self.path} -o "
-                "features.h5` and name that"
+                f"{self.path} is a folder that holds no store: if it holds pictures, run `extract "
+                f"{shlex.quote(str(self.path))} -o features.h5` and name that"
             )
         if not waiting:
             return f"{missing}: run `extract IMAGES -o {self.path}` to make it"
@@ -274,9 +275,10 @@ def _rows_of(view: View, split: str | None) -> npt.NDArray[np.int64]:
             "a manifest, and extract again (which computes nothing anew)"
         )
     names = ", ".join(sorted({s for s in view.splits.tolist() if s})) or "none"
+    makes = "--val-fraction" if split == "val" else "--test-fraction"
     raise StoreError(
         f"the image set {view.name!r} has no split {split!r}, its splits are: {names}; "
-        "name one of these, or extract again with --test-fraction 0.2 (which computes nothing anew)"
+        f"name one of these, or extract again with {makes} 0.2 (which computes nothing anew)"
     )
 
 

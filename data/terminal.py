@@ -3,12 +3,18 @@
 import sys
 import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 # Without a terminal a line now and then is enough to see that it lives, after twice as long each time; in seconds.
 _LINE_EVERY, _LINE_AT_MOST_EVERY = 10.0, 600.0
 # A line that is written over.
 _REDRAWN_EVERY = 0.2
+# Wider than any table of ours, in columns: what a table would take is measured in it.
+_UNBOUNDED = 10_000
 _UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
@@ -148,6 +154,27 @@ class ProgressDisplay:
     def _line(self, text: str) -> None:
         ends = ("\r", "\x1b[K") if self._is_overwritten else ("", "\n")
         print(ends[0] + text, end=ends[1], file=sys.stderr, flush=True)
+
+
+def print_fitting(console: "Console", *tables: "Table") -> int:
+    """Print the first of several tables for which the terminal is wide enough, or the last; return which it was.
+
+    Examples
+    --------
+    >>> from rich.console import Console
+    >>> from rich.table import Table
+    >>> wide, narrow = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)
+    >>> wide.add_column("accuracy, with its 95% interval")
+    >>> narrow.add_column("accuracy")
+    >>> print_fitting(Console(width=20), wide, narrow)
+    accuracy
+    1
+    """
+    room = console.options.update(max_width=_UNBOUNDED)
+    fits = (i for i, table in enumerate(tables) if console.measure(table, options=room).maximum <= console.width)
+    chosen = next(fits, len(tables) - 1)
+    console.print(tables[chosen])
+    return chosen
 
 
 def duration(seconds: float) -> str:

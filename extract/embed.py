@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import available_cores
 from data.errors import ProjectionError, WeightsError
 from data.images import Pictures
 from data.spec import FeatureSpec, Source, refuse_other
 from data.views import Skipped
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.flow import BATCH_ON_CPU, Batch, available_cores, decoding, flow, share_cores
+from extract.flow import BATCH_ON_CPU, Batch, decoding, flow, share_cores
 from extract.networks import Feature, Floats, Network, Setup
 from extract.onnx import OnnxEngine, is_known
 from extract.options import Output

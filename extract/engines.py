@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from data.cores import available_cores
 from data.errors import BackboneError, EngineError, MissingDependency, first_line
 from data.words import counted
 from extract import COSINE
 from extract.backbones import Backbone
 from extract.decode import Pixels
-from extract.flow import BATCH_ON_CPU, available_cores, share_cores
+from extract.flow import BATCH_ON_CPU, share_cores
 from extract.networks import Setup
 from extract.tracing import HookedCut
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import available_cores
 from data.errors import ImageSetError
 from data.images import ImageSet
 from data.layout import BLOCK_ROWS
 from extract.apart import Yielded
 from extract.at_hand import has_weights
-from extract.flow import SAMPLE, available_cores, decoding, flow
+from extract.flow import SAMPLE, decoding, flow
 from extract.glance import Glance
 from extract.networks import Network, Setup
 from extract.reader import Picture, read_picture

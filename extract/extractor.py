@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from data.cores import available_cores
 from data.depot import bring_blocks
 from data.errors import ImageSetError, StoreError
 from data.images import ImageSet
@@ -22,7 +23,6 @@ from data.views import View
 from data.words import counted
 from extract.backbones import Backbone
 from extract.components import fit_components, stored_components
-from extract.flow import available_cores
 from extract.networks import Feature, Setup
 from extract.passes import Outcome, Pass, Tally, make_view
 from extract.projection import Pca

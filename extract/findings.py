@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 from typing import Any
 
 from data.errors import pip_install
@@ -50,7 +51,7 @@ def problems_of_job(job: Job, computer: Facts) -> list[Problem]:
     seen, estimate = job.glance, job.estimate
     if seen.unreadable:
         what = f"{seen.unreadable:,} of {seen.looked_at:,} files that were looked at are no pictures that can be read"
-        found.append(Problem(f"{what}: extract would skip them", f"penult info {job.source}"))
+        found.append(Problem(f"{what}: extract would skip them", f"penult info {shlex.quote(job.source)}"))
     if estimate is None:
         return found
     if job.free is not None and estimate.disk_bytes > job.free:

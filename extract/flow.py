@@ -5,13 +5,13 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from data.cores import available_cores
 from data.images import Pictures
 from extract.decode import pillow_settings
 from extract.networks import Floats, Network
@@ -241,11 +241,6 @@ def _tf32(torch: Any) -> list[tuple[Any, str, Any]]:
             newer = [getattr(old, name) for name in new] or [old]
             found += [(switch, "fp32_precision", switch.fp32_precision) for switch in newer]
     return found
-
-
-def available_cores() -> int:
-    """Return the cores that this process may use, which a container or taskset may have made fewer."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share_cores(cores: int = 0) -> tuple[int, int]:

@@ -6,6 +6,7 @@ the network's crop leaves out would be hidden exactly where a label may hang on 
 
 import dataclasses
 import io
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
 
+from data.cores import available_cores
 from data.errors import ImageSetError
 from data.images import ImageSet
 from data.staging import write_atomically
 from extract.decode import decode, pillow_settings
-from extract.flow import available_cores
 from extract.lettering import Lettering
 from extract.survey import Survey
 
@@ -174,7 +175,7 @@ def _lay_out(survey: Survey, rows: list[_Row], per_class: int, lettering: Letter
     if survey.images.classes:
         widths = [lettering.font(row.name, _NAME)[0].getlength(lettering.font(row.name, _NAME)[1]) for row in rows]
         widths += [lettering.font(row.detail, _DETAIL)[0].getlength(row.detail) for row in rows]
-        label = int(min(max(*widths, _LABEL[0]), _LABEL[1])) + 28
+        label = math.ceil(min(max(*widths, _LABEL[0]), _LABEL[1])) + 28
     most = min(per_class, max(len(row.candidates) for row in rows) or 1)
     lines = -(-most // _ABREAST) if survey.images.classes else -(-most // PER_CLASS)
     abreast = -(-most // lines)

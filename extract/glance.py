@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from data.cores import available_cores
 from data.images import ImageSet
 from extract.decode import pillow_settings
-from extract.flow import available_cores
 from extract.survey import Header, read_header
 
 # Headers are parsed for so long, and of so many pictures, at most.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from data import VERSION
+from data.cores import available_cores
 from data.errors import pip_install
 from data.layout import HDF5_VERSION
 from data.provenance import version_of
-from extract.flow import available_cores
 
 PACKAGES = (
     "torch",

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data.cores import available_cores
 from data.errors import EngineError, HeadError, MissingFile, first_line
 from data.images import Pictures
 from data.predictions import Prediction, Unread
 from data.spec import FeatureSpec
 from extract.decode import Pixels
-from extract.flow import BATCH_ON_CPU, Batch, available_cores, decoding, flow, share_cores
+from extract.flow import BATCH_ON_CPU, Batch, decoding, flow, share_cores
 from extract.networks import Feature, Network
 from extract.session import PIXELS, open_session
 

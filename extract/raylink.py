@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from data.cores import available_cores
 from data.errors import ClusterError, MissingDependency, first_line, how_to_install
-from extract.flow import available_cores
 
 # Cores of a worker on a CPU: more workers are more copies of the network in memory, more threads wait for each other.
 _CORES = 8

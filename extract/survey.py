@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from data.cores import available_cores
 from data.errors import why_unread
 from data.images import Content, ImageSet
 from data.views import DIGEST_DTYPE, Digests
 from extract.decode import UndecodableError, decode, orientation_of, pillow_settings
-from extract.flow import available_cores
 
 # Formats whose further frames are other pictures; those of an MPO (a camera's JPEG) are previews and depths.
 _FRAMED = frozenset({"GIF", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"})

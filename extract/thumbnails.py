@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from data.cores import available_cores
 from data.errors import why_unread
 from data.images import Pictures
 from data.thumbnails import Thumbnails
 from extract.decode import decode, pillow_settings
-from extract.flow import available_cores
 
 SIDE = 168
 _QUALITY = 80

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data.cores import available_cores
 from data.errors import BackboneError, EngineError, SpecError, first_line
 from data.images import ImageSet
 from data.spec import FeatureSpec
 from data.store import FeatureStore
 from extract.extractor import Extractor
-from extract.flow import available_cores
 from extract.networks import Setup
 from extract.options import FITS, Options
 from extract.results import Extraction

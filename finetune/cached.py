@@ -1,12 +1,11 @@
-"""Activations at the end of the frozen stages, computed once and kept in a store: only the rest is run in training.
+"""Activations at the end of the frozen stages, computed once: where a network is cut, and training on what is kept.
 
 Exact where nothing random comes before the cut: the activations are those that every epoch would compute again.
 A mirrored picture is one of two, and both are kept; of random crops there are as many as are asked for.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,24 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from data.errors import BackboneError, TrainingError
-from data.images import ImageSet
-from data.splits import SplitRule
-from data.store import FeatureStore
-from data.views import View
-from extract.extractor import Extractor
-from extract.listed import extract_listed
-from extract.networks import Setup
+from data.errors import BackboneError
 from extract.options import PENULTIMATE
-from extract.results import Progress
-from extract.wanted import Wanted
-from finetune.pictures import Roster, Rows, mirrored, turn
+from finetune.pictures import mirrored, turn
+from finetune.roster import Roster, Rows
 from finetune.surgery import Operated, Rest, Tuned, rest_of
 
 # Activations that may be kept on the disk before training runs the frozen stages itself, in bytes.
 CACHE_LIMIT = 20 << 30
-# Activations that are read into memory at once; of more, each batch is read from the store.
-_MEMORY = 4 << 30
 
 
 class Behind(nn.Module):
@@ -83,7 +72,7 @@ class Activations:
     def batches(
         self, groups: Sequence[Rows], epoch: int | None = None
     ) -> Generator[npt.NDArray[np.float32], None, None]:
-        """Yield the activations of each group of rows, (B, dim) float32; see `finetune.trainer.Source`."""
+        """Yield the activations of each group of rows, (B, dim) float32; see `finetune.course.Source`."""
         for rows in groups:
             which = np.array([self._view(row, epoch) for row in rows.tolist()])
             batch = np.empty((len(rows), self.vectors[0].shape[1]), dtype=np.float32)
@@ -170,98 +159,3 @@ def find_cut(operated: Operated, frozen: int, n_views: int, n_pictures: int, roo
     except BackboneError as error:
         return Cut(frozen, why=f"{error}: the frozen stages run in every epoch")
     return Cut(frozen, layer, rest, nbytes)
-
-
-def extract_activations(
-    store: Path,
-    images: ImageSet | View,
-    wanted: Wanted,
-    setup: Setup,
-    rule: SplitRule | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> tuple[dict[str, list[str]], int]:
-    """Extract what the store does not have of some layers' outputs, all of them in one pass over the pictures.
-
-    Parameters
-    ----------
-    store : Path
-        Where they are kept.
-    images : ImageSet or View
-        All pictures of the set; a view is one of the store's own, which is left as it is where some have gone.
-    wanted : Wanted
-        The network, the layers and the views.
-    setup : Setup
-        How the network is run.
-    rule : SplitRule, optional
-        How an image set is split.
-    on_progress : callable, optional
-        Called with an `extract.results.Progress` after every picture.
-
-    Returns
-    -------
-    kept : dict of str to list of str
-        For each layer the fingerprints of its features, one for each view.
-    computed : int
-        Pictures that the network saw.
-    """
-    if isinstance(images, View):
-        done = extract_listed(store, images, wanted, setup, on_progress)
-    else:
-        job = Extractor(
-            images,
-            store,
-            [wanted],
-            engine=setup.engine,
-            device=setup.device,
-            split=rule,
-            keep=True,
-            on_progress=on_progress,
-        )
-        done = job.run()
-    n_views = len(wanted.views)
-    fingerprints = [feature.fingerprint for feature in done.features]
-    if not set(fingerprints) <= FeatureStore(store).features().keys():
-        where = images.root
-        raise TrainingError(f"none of the {done.images} pictures of {where} can be read now: put them back")
-    kept = {layer: fingerprints[i * n_views :][:n_views] for i, layer in enumerate(wanted.layers)}
-    return kept, done.extracted
-
-
-def open_activations(store: Path, fingerprints: Sequence[str], roster: Roster, augment: str, seed: int) -> Activations:
-    """Open a layer's outputs for training.
-
-    Parameters
-    ----------
-    store : Path
-        Where they are kept.
-    fingerprints : sequence of str
-        One for each view, the centre first.
-    roster : Roster
-        The labelled pictures of the set.
-    augment, seed
-        As for `Activations`.
-    """
-    held = FeatureStore(store)
-    specs = [held.features()[fingerprint].spec for fingerprint in fingerprints]
-    samples = [held.load(dataset=roster.name, spec=spec, memory=_MEMORY).labelled() for spec in specs]
-    places = {digest: i for i, digest in reversed(list(enumerate(samples[0].digests.tolist())))}
-    lacking = [row for row, digest in enumerate(roster.digests.tolist()) if digest not in places]
-    if lacking:
-        raise TrainingError(
-            f"{len(lacking)} of the {len(roster)} pictures can no longer be read, {roster.pictures.title(lacking[0])} "
-            f"for one, and {store} lacks their activations: restore them, or extract the pictures again"
-        )
-    rows = np.array([places[digest] for digest in roster.digests.tolist()], dtype=np.int64)
-    return Activations(roster, [_Rows(s.X, rows) for s in samples], augment, seed)
-
-
-class _Rows:
-    """Rows of an array that may lie in a store, by the rows of a roster."""
-
-    def __init__(self, X: Any, rows: Rows) -> None:
-        self._X = X
-        self._rows = rows
-        self.shape = X.shape
-
-    def __getitem__(self, rows: Rows) -> Any:
-        return self._X[self._rows[rows]]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.canvas import BLUE, ORANGE, QUIET, Canvas
-from finetune.trainer import Epoch
+from finetune.epochs import Epoch
 
 
 def draw_epochs(path: Path, epochs: Sequence[Epoch], title: str) -> None:
@@ -31,7 +31,7 @@ def draw_epochs(path: Path, epochs: Sequence[Epoch], title: str) -> None:
         bottom.set_ylabel("loss")
         bottom.set_xlabel("epoch")
         if chosen:
-            best = max(epochs, key=lambda e: (e.accuracy or 0.0, -(e.loss or 0.0)))
+            best = max(epochs, key=lambda epoch: epoch.merit)
             top.axvline(best.number, color=QUIET, linewidth=1, linestyle="--")
             top.set_title(f"{title}: {best.accuracy:.4f} held out, in epoch {best.number}")
         top.legend(frameon=False, loc="lower right")

@@ -10,10 +10,12 @@ from data.errors import Diverged, TrainingError
 from finetune.candidates import Candidate, candidates_of
 from finetune.depth_results import Cost, Depth, Interval, Rung, Search
 from finetune.devices import Runner
+from finetune.epochs import Epoch
 from finetune.journal import Journal, Reached, Rights
-from finetune.pictures import Parts
+from finetune.roster import Parts
+from finetune.steps import Floats
 from finetune.strategies import Strategy
-from finetune.trainer import Epoch, Floats, Trainer
+from finetune.trainer import Trainer
 from finetune.tuning import Ready, Tuner
 
 
@@ -131,8 +133,8 @@ class DepthSearch:
         candidates = candidates_of(ready.operated, lambda frozen, room: tuner.cut(ready, frozen, room), self.depths)
         plan = plan_rungs(len(candidates), self.budget, self.epochs)
         ready = dataclasses.replace(ready, strategy=dataclasses.replace(ready.strategy, epochs=plan[-1][1]))
-        kept, extracted = tuner.keep(ready, [candidate.cut for candidate in candidates])
-        race = _Race(self, tuner, ready, kept, plan)
+        extracted = tuner.keep(ready, [candidate.cut for candidate in candidates])
+        race = _Race(self, tuner, ready, plan)
         race.run(candidates)
         chosen = race.rungs[-1].kept[0]
         depths = self._judged([c for c in candidates if c.frozen in race.reached], race.reached, chosen)
@@ -156,7 +158,7 @@ class DepthSearch:
             cost=_cost(depths, plan[-1][1], parts, extracted, time.perf_counter() - began),
             resumed=race.resumed,
             skipped=ready.roster.skipped,
-            notes=ready.notes + race.notes + [f"freeze {c.frozen}: {c.cut.why}" for c in candidates if c.cut.why],
+            notes=ready.notes + race.notes + _uncut(candidates),
         )
 
     def _judged(self, candidates: list[Candidate], reached: dict[int, list[Reached]], chosen: int) -> list[Depth]:
@@ -171,13 +173,10 @@ class DepthSearch:
 class _Race:
     """The rungs of one search."""
 
-    def __init__(
-        self, job: DepthSearch, tuner: Tuner, ready: Ready, kept: dict[str, list[str]], plan: list[tuple[int, int]]
-    ) -> None:
+    def __init__(self, job: DepthSearch, tuner: Tuner, ready: Ready, plan: list[tuple[int, int]]) -> None:
         self.job = job
         self.tuner = tuner
         self.ready = ready
-        self.kept = kept
         self.plan = plan
         self.rungs: list[Rung] = []
         self.reached: dict[int, list[Reached]] = {}
@@ -232,7 +231,7 @@ class _Race:
         if save:
             tuner.save(self.ready, self.strategy(candidate.frozen), trained)
         shutil.rmtree(self._folder)
-        tuner.forget()
+        self.ready.keeper.forget()
         return scores
 
     def _reach(self, candidate: Candidate, until: int, done: int, total: int) -> Reached:
@@ -263,10 +262,19 @@ class _Race:
         strategy = self.strategy(candidate.frozen)
         ready.operated.network.load_state_dict(self._before)
         runner = Runner(tuner.device, strategy.precision)  # its own: what mixed precision learns is part of a training
-        course = tuner.course(ready, candidate.cut, self.kept)
+        course = tuner.course(ready, candidate.cut)
         runner.place(ready.operated.network, course.path)
         state = self._folder / f"freeze-{candidate.frozen}"
         return Trainer(course, strategy, runner, state, tuner.request(ready), on_epoch=told)
+
+
+def _uncut(candidates: Sequence[Candidate]) -> list[str]:
+    """Say why depths are run from pixels, each reason once."""
+    whys: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.cut.why:
+            whys.setdefault(candidate.cut.why, []).append(str(candidate.frozen))
+    return [f"freeze {', '.join(numbers)}: {why}" for why, numbers in whys.items()]
 
 
 def _cost(depths: list[Depth], epochs: int, parts: Parts, extracted: int, seconds: float) -> Cost:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from finetune.depth_results import Depth, Rung, Search
+    from finetune.epochs import Epoch
     from finetune.journal import Reached
-    from finetune.trainer import Epoch
 
 
 def show_epoch(display: ProgressDisplay, frozen: int, epoch: "Epoch", done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from data.views import Skipped
 from finetune.candidates import Candidate
 from finetune.journal import Reached, Rights
-from finetune.pictures import Parts
+from finetune.roster import Parts
 from finetune.strategies import Strategy
 
 ALPHA = 0.05

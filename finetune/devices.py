@@ -1,6 +1,7 @@
 """Where and in which precision a network is trained: the only file of stage three that knows of devices."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from data.errors import TrainingError
 from extract.engines import choose_device
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# The scale of fp16 halves with every step whose gradients overflow, from 2**16: here 32 more of them than it recovered.
+_LEAST_SCALE = 2.0**-16
 
 
 class Runner:
@@ -70,8 +73,25 @@ class Runner:
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
 
+    @property
+    def overflows(self) -> bool:
+        """Whether gradients overflow at any scale: then no step is taken at all. Waits for the device."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE
+
+    def seed(self, seed: int) -> None:
+        """Seed the generators that networks on this device draw from."""
+        if self.kind == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed reaches every device of the machine
+        else:
+            torch.manual_seed(seed)
+
     @contextlib.contextmanager
-    def seeded(self) -> Any:
-        """Keep PyTorch's random generators as they were, whatever is drawn inside."""
-        with torch.random.fork_rng(devices=[self.device] if self.kind == "cuda" else []):
-            yield
+    def seeded(self) -> Iterator[None]:
+        """Keep PyTorch's random generators as they were, whatever is seeded and drawn inside."""
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if self.kind == "cuda" else []):
+            own = torch.mps.get_rng_state() if self.kind == "mps" else None
+            try:
+                yield
+            finally:
+                if own is not None:
+                    torch.mps.set_rng_state(own)

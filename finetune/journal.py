@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from data.errors import TrainingError
 from data.staging import write_atomically
-from finetune.trainer import Epoch
+from finetune.epochs import Epoch
 
 Rights = npt.NDArray[np.bool_]
 
@@ -40,8 +40,8 @@ class Reached:
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What is compared: accuracy, and among equals the loss; higher is better."""
-        return self.best.accuracy or 0.0, -(self.best.loss or 0.0)
+        """What is compared; see `finetune.epochs.Epoch`."""
+        return self.best.merit
 
 
 class Journal:

@@ -14,7 +14,7 @@ from data.canvas import Canvas
 from data.errors import MissingDependency, how_to_install
 from data.staging import write_atomically
 from finetune.curves import draw_epochs
-from finetune.trainer import Epoch
+from finetune.epochs import Epoch
 
 # A picture takes a third of a second, as long as many an epoch of a last layer alone; in seconds.
 _DRAW_EVERY = 10.0

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from finetune.epochs import Epoch
     from finetune.results import Tuning
-    from finetune.trainer import Epoch
 
 
 def print_epoch(console: "Console", epoch: "Epoch", n_epochs: int, *, header: bool = False) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.views import Skipped
-from finetune.pictures import Parts
+from finetune.epochs import Epoch
+from finetune.roster import Parts
+from finetune.steps import Floats
 from finetune.strategies import Strategy
-from finetune.trainer import Epoch, Floats
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +39,7 @@ class Tuning:
         Accuracy on them before any training, where the last layer did not start at random.
     epochs : list of Epoch
     kept, resumed : int
-        As in `finetune.trainer.Trained`.
+        As in `finetune.epochs.Trained`.
     passes : dict of str to int
         Pictures that went through the network: ``extracted`` once through its frozen part, ``trained`` forward and
         backward through what is trained, ``measured`` forward alone.

@@ -84,7 +84,7 @@ class Rivals:
     def train(self, mode: str, color: str, seed: int) -> Tuning:
         """Fine-tune in one mode, with one seed."""
         wanted = self.wanted(color)
-        strategy = make_strategy(mode, self.preset, **{**self.changes, "seed": seed})
+        strategy = make_strategy(mode, self.preset, {**self.changes, "seed": seed})
         with tempfile.TemporaryDirectory(prefix="penult-contest-") as scratch:
             folder = self.save or Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)

@@ -66,8 +66,12 @@ class State:
         network.load_state_dict(self.now, strict=False)
         whole = optimizer.state_dict()
         whole["state"] = {}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for key, value in self.optimizer.items():
             number, _, name = key.partition(".")
+            parameter = parameters[int(number)]
+            if value.shape == parameter.shape:  # the file is contiguous: a step is fast where both lie alike
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
             whole["state"].setdefault(int(number), {})[name] = value
         optimizer.load_state_dict(whole)
         if self.scaler:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from data.errors import TrainingError
@@ -134,18 +135,18 @@ class Strategy:
             "step_epochs": 1,
             "seed": 0,
         }
-        least |= {"momentum": 0, "weight_decay": 0, "warmup": 0, "mixup": 0}
+        least |= {"weight_decay": 0, "warmup": 0, "mixup": 0}
         for name, bound in least.items():
             if not bound <= getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be {bound} or more: got {getattr(self, name)}")
         for name in ("lr", "head_lr_factor", "layer_decay", "gamma"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise TrainingError(f"{name} must be above 0: got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing < 1 or not 0 < self.hold_out < 1:
-            raise TrainingError(
-                f"label_smoothing must be at least 0 and below 1, hold_out between 0 and 1: got "
-                f"{self.label_smoothing} and {self.hold_out}"
-            )
+        for name in ("label_smoothing", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"{name} must be at least 0 and below 1: got {getattr(self, name)}")
+        if not 0 < self.hold_out < 1:
+            raise TrainingError(f"hold_out must be between 0 and 1: got {self.hold_out}")
         if self.freeze and self.mode != "partial":
             raise TrainingError(f"freeze is for the mode partial: got mode {self.mode} and freeze {self.freeze}")
 
@@ -235,14 +236,23 @@ _BY_MODE: dict[str, dict[str, Any]] = {
 }
 
 
-def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strategy:
+def make_strategy(mode: str, preset: str = "default", changes: Mapping[str, Any] | None = None) -> Strategy:
     """Return a preset for a mode, with some values changed.
+
+    Parameters
+    ----------
+    mode : str
+        A key of `MODES`.
+    preset : str
+        A key of `PRESETS`.
+    changes : mapping of str to value, optional
+        Fields of `Strategy` by name.
 
     Examples
     --------
     >>> make_strategy("scratch", "hotdog").lr
     0.0005
-    >>> make_strategy("full", "ants", epochs=2).epochs
+    >>> make_strategy("full", "ants", {"epochs": 2}).epochs
     2
 
     Raises
@@ -257,8 +267,8 @@ def make_strategy(mode: str, preset: str = "default", **changes: Any) -> Strateg
         own = _FROM_SCRATCH[preset]
     elif preset == "default":
         own = _BY_MODE.get(mode, {})
-    values = {**own, **changes, "mode": mode}
-    strategy = dataclasses.replace(PRESETS[preset], **values)
+    changes = changes or {}
+    strategy = dataclasses.replace(PRESETS[preset], **{**own, **changes, "mode": mode})
     strategy.check()
     for name, (other, needed) in _ONLY_WITH.items():
         if changes.get(name, getattr(Strategy, name)) != getattr(Strategy, name) and getattr(strategy, other) != needed:

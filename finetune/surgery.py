@@ -137,7 +137,7 @@ def operate(
     if shape is None or len(shape) != 2:
         raise BackboneError(f"{opened.spec.backbone} gives no vector before its last layer: choose another network")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed reaches every device of the machine
         network = Tuned(opened.network, shape[1], n_classes)
     network.requires_grad_(True)
     report = opened.loaded.report(opened.title, opened.spec.backbone, seed) if opened.loaded and partial else ()

@@ -4,117 +4,24 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from data.errors import Diverged, TrainingError, first_line
+from data.errors import Diverged
+from finetune.course import Course
 from finetune.devices import Runner
-from finetune.pictures import Rows
+from finetune.epochs import Epoch, Trained
+from finetune.roster import Rows
 from finetune.state import State, clear_state, read_state, write_state
+from finetune.steps import Floats, Steps, explained
 from finetune.strategies import Strategy
-from finetune.surgery import Depths, Freezing, Tuned
-
-Floats = npt.NDArray[np.float32]
 
 # Steps between two looks at the loss: a GPU must finish all its work before it can be read.
 _LOOK = 50
-
-
-class Source(Protocol):
-    """What a network is fed with."""
-
-    def batches(self, groups: Sequence[Rows], epoch: int | None = None) -> Generator[npt.NDArray[Any], None, None]:
-        """Yield an array for each group of rows; `epoch` decides what is random, without one nothing is."""
-
-    def prepare(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return what the network takes, from an array on the device."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Course:
-    """What is trained, on what.
-
-    Parameters
-    ----------
-    network : Tuned
-        Whose weights are kept; on the runner's device.
-    path : Module
-        From what `source` gives to scores (B, k): the network itself, or that part of it which is not cached.
-    freezing : Freezing
-        What of it is not trained.
-    depths : Depths
-        For learning rates by stage.
-    n_stages : int
-        How many there are.
-    source : Source
-        Gives inputs by row.
-    targets : ndarray of shape (n,), int64
-        Of every row.
-    train, choose : ndarray of int64
-        Rows to learn from, and rows that choose the epoch (none: the last is kept).
-    """
-
-    network: Tuned
-    path: nn.Module
-    freezing: Freezing
-    depths: Depths
-    n_stages: int
-    source: Source
-    targets: Rows
-    train: Rows
-    choose: Rows
-
-
-@dataclasses.dataclass(frozen=True)
-class Epoch:
-    """What one epoch did.
-
-    Parameters
-    ----------
-    number : int
-        From 1.
-    lr : float
-        Learning rate of the body in its last step.
-    train_loss, train_accuracy : float
-        Means over the training pictures as they were seen, augmented, while the weights moved.
-    loss, accuracy : float or None
-        Of the pictures that choose the epoch.
-    seconds : float
-    """
-
-    number: int
-    lr: float
-    train_loss: float
-    train_accuracy: float
-    loss: float | None
-    accuracy: float | None
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What training gave; the course's network has the weights that were kept.
-
-    Parameters
-    ----------
-    epochs : list of Epoch
-        In order.
-    kept : int
-        Number of the epoch whose weights were kept.
-    resumed : int
-        Epochs that an earlier run had done.
-    """
-
-    epochs: list[Epoch]
-    kept: int
-    resumed: int
 
 
 class Trainer:
@@ -175,16 +82,15 @@ class Trainer:
         KeyboardInterrupt
             On Ctrl-C, with what is kept; the same call again goes on from there.
         """
-        course, strategy = self.course, self.strategy
-        network = course.network
-        optimizer = self._optimizer()
+        network, strategy = self.course.network, self.strategy
+        steps = Steps(self.course, strategy, self.runner)
         state = read_state(self.state, self.request)
-        history = [Epoch(**epoch) for epoch in state.history] if state else []
-        best = self._moving()
+        history: list[Epoch] = []
+        best: dict[str, torch.Tensor] = {}
         kept = 0
         if state:
-            state.restore(network, optimizer, self.runner)
-            best, kept = state.best, state.kept
+            state.restore(network, steps.optimizer, self.runner)
+            history, best, kept = [Epoch(**epoch) for epoch in state.history], state.best, state.kept
         resumed = len(history)
         if self.on_resume and history:
             self.on_resume(list(history))
@@ -192,11 +98,11 @@ class Trainer:
             for number in range(len(history) + 1, (until or strategy.epochs) + 1):
                 if self._patience_is_out(history, kept):
                     break
-                history.append(self._epoch(number, optimizer))
+                history.append(self._epoch(number, steps))
                 if self._is_best(history, kept):
                     best, kept = self._moving(), number
                 epochs = [dataclasses.asdict(epoch) for epoch in history]
-                now = State.of(self._moving(), optimizer, self.runner, best, kept, epochs)
+                now = State.of(self._moving(), steps.optimizer, self.runner, best, kept, epochs)
                 write_state(self.state, now, self.request)
                 if self.on_epoch:
                     self.on_epoch(history[-1])
@@ -209,19 +115,30 @@ class Trainer:
         clear_state(self.state)
 
     def scores(self, rows: Rows) -> Floats:
-        """Return the scores of rows without augmentation, (n, k) float32."""
-        self.course.network.eval()
-        self.course.path.training = False
-        parts = [np.empty((0, self.course.network.last.out_features), dtype=np.float32)]
+        """Return the scores of rows without augmentation, (n, k) float32.
+
+        Raises
+        ------
+        TrainingError
+            If one is no number (`data.errors.Diverged`), or pictures have gone.
+        """
+        course = self.course
+        course.network.eval()
+        course.path.training = False
+        parts = [np.empty((0, course.network.last.out_features), dtype=np.float32)]
         groups = _split(rows, self.strategy.batch_size)
         # not inference_mode: what a network keeps of such a pass for itself could not be used in training
-        with torch.no_grad(), contextlib.closing(self.course.source.batches(groups)) as batches:
+        with torch.no_grad(), contextlib.closing(course.source.batches(groups)) as batches:
             for batch in batches:
-                x = self.course.source.prepare(self.runner.tensor(batch))
-                with _explained(len(batch)), self.runner.autocast():
-                    scores = self.course.path(x)
-                parts.append(scores.float().cpu().numpy())
-        return np.concatenate(parts)
+                with explained(len(batch)):
+                    x = course.source.prepare(self.runner.tensor(batch))
+                    with self.runner.autocast():
+                        scores = course.path(x)
+                    parts.append(scores.float().cpu().numpy())
+        found = np.concatenate(parts)
+        if not np.isfinite(found).all():
+            raise self._diverged("the network gives scores that are no numbers")
+        return found
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -241,11 +158,22 @@ class Trainer:
         names |= {name for name, _ in network.named_buffers() if name.rpartition(".")[0] not in frozen}
         return {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name in names}
 
-    def _epoch(self, number: int, optimizer: torch.optim.Optimizer) -> Epoch:
+    def _epoch(self, number: int, steps: Steps) -> Epoch:
         """Pass over the training pictures once, and over those that choose."""
-        course, strategy = self.course, self.strategy
+        course = self.course
         began = time.perf_counter()
-        torch.manual_seed((strategy.seed * 1_000_003 + number) % 2**63)
+        rate, loss, accuracy = self._pass(number, steps)
+        held_loss = held_accuracy = None
+        if len(course.choose):
+            scores, y = self.scores(course.choose), course.targets[course.choose]
+            held_loss = float(F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(y)))
+            held_accuracy = float((scores.argmax(axis=1) == y).mean())
+        return Epoch(number, rate, loss, accuracy, held_loss, held_accuracy, time.perf_counter() - began)
+
+    def _pass(self, number: int, steps: Steps) -> tuple[float, float, float]:
+        """Take the steps of one epoch; return the last rate of the body, and the means of loss and accuracy."""
+        course, strategy = self.course, self.strategy
+        self.runner.seed((strategy.seed * 1_000_003 + number) % 2**63)
         rng = np.random.default_rng([strategy.seed, number])
         groups = _split(rng.permutation(course.train), strategy.batch_size)
         course.freezing.train(course.network)
@@ -257,126 +185,39 @@ class Trainer:
             for step, (rows, batch) in enumerate(zip(groups, batches, strict=True)):
                 # the middle of a step: the first is no step of rate zero where it rises, nor the last where it falls
                 factor = strategy.factor(number - 1 + (step + 0.5) / len(groups))
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * factor
-                loss, right = self._step(batch, course.targets[rows], optimizer, rng)
+                steps.set_rates(factor)
+                loss, right = steps.take(batch, course.targets[rows], rng)
                 losses.append(loss * len(rows))
                 rights.append(right)
-                if step % _LOOK == 0 or step == len(groups) - 1:
-                    self._refuse_divergence(float(losses[-1]), number)
+                if step % _LOOK == 0:
+                    self._refuse_divergence(float(loss), number)
                 if self.on_step:
                     self.on_step((number - 1) * len(groups) + step + 1, strategy.epochs * len(groups))
-        chosen: tuple[float, float] | None = None
-        if len(course.choose):
-            scores, y = self.scores(course.choose), course.targets[course.choose]
-            held_loss = float(F.cross_entropy(torch.from_numpy(scores), torch.from_numpy(y)))
-            chosen = held_loss, float((scores.argmax(axis=1) == y).mean())
-        return Epoch(
-            number=number,
-            lr=strategy.lr * factor,
-            train_loss=sum(torch.stack(losses).tolist()) / len(course.train),
-            train_accuracy=int(torch.stack(rights).sum()) / len(course.train),
-            loss=chosen[0] if chosen else None,
-            accuracy=chosen[1] if chosen else None,
-            seconds=time.perf_counter() - began,
-        )
+        mean = sum(torch.stack(losses).tolist()) / len(course.train)
+        self._refuse_divergence(mean, number)
+        return strategy.lr * factor, mean, float(torch.stack(rights).sum()) / len(course.train)
 
     def _refuse_divergence(self, loss: float, number: int) -> None:
         if not math.isfinite(loss):
-            raise Diverged(
-                f"the loss is {loss} in epoch {number}: lower the learning rate (--lr, now {self.strategy.lr:g}), or "
-                "let it rise more slowly (--warmup)"
-            )
+            raise self._diverged(f"the loss is {loss} in epoch {number}")
+        if self.runner.overflows:
+            raise self._diverged(f"every gradient overflows in epoch {number}, so that nothing is learnt")
 
-    def _step(
-        self, batch: npt.NDArray[Any], y: Rows, optimizer: torch.optim.Optimizer, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take one step; return the mean loss and how many of the batch were right, on the device.
-
-        What is drawn for mixup, and what a mean is taken over, is the whole step's, however many parts it has.
-        """
-        strategy, runner, source = self.strategy, self.runner, self.course.source
-        weights = self._class_weights()
-        total = float(len(y) if weights is None else weights[y].sum())
-        share = float(rng.beta(strategy.mixup, strategy.mixup)) if strategy.mixup else 1.0
-        other = rng.permutation(len(y)) if strategy.mixup else np.arange(len(y))
-        losses, rights = [], []
-        # BatchNorm cannot learn from a part of one
-        for part in np.array_split(np.arange(len(y)), min(strategy.accumulate, max(1, len(y) // 2))):
-            x = source.prepare(runner.tensor(batch[part]))
-            target = runner.tensor(y[part])
-            if strategy.mixup:
-                x = share * x + (1 - share) * source.prepare(runner.tensor(batch[other[part]]))
-            with _explained(len(part)):
-                with runner.autocast():
-                    scores = self.course.path(x)
-                loss = self._loss(scores.float(), target, weights)
-                if strategy.mixup:
-                    mixed = runner.tensor(y[other[part]])
-                    loss = share * loss + (1 - share) * self._loss(scores.float(), mixed, weights)
-                runner.backward(loss / total if strategy.reduction == "mean" else loss)
-            losses.append(loss.detach())
-            rights.append((scores.detach().argmax(dim=1) == target).sum())
-        runner.step(optimizer)
-        return torch.stack(losses).sum() / total, torch.stack(rights).sum()
-
-    def _loss(self, scores: torch.Tensor, target: torch.Tensor, weights: Floats | None) -> torch.Tensor:
-        """Return the sum of the losses of some pictures, each weighed by its class."""
-        weight = None if weights is None else self.runner.tensor(weights)
-        return F.cross_entropy(scores, target, weight, label_smoothing=self.strategy.label_smoothing, reduction="sum")
-
-    def _class_weights(self) -> Floats | None:
-        """Return what a picture of each class weighs, (k,): all classes weigh the same together."""
-        if not self.strategy.class_weight:
-            return None
-        counts = np.bincount(self.course.targets[self.course.train], minlength=self.course.network.last.out_features)
-        return (counts.sum() / (len(counts) * counts)).astype(np.float32)  # type: ignore[no-any-return]
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        """Return the optimizer, each parameter with the learning rate of its depth."""
-        strategy, course = self.strategy, self.course
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        named = [(f"body.{name}", depth) for name, depth in course.depths.parameters.items()]
-        depth_of = dict(named)
-        for name, parameter in course.network.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            rate = strategy.rate(depth_of.get(name), course.n_stages)
-            # AdamW decays matrices and kernels alone, as is usual with it; SGD all, as the tutorials do
-            decays = strategy.optimizer == "sgd" or parameter.ndim > 1
-            groups.setdefault((rate, strategy.weight_decay if decays else 0.0), []).append(parameter)
-        settings = [
-            {"params": members, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-            for (rate, decay), members in groups.items()
-        ]
-        if strategy.optimizer == "adamw":
-            return torch.optim.AdamW(settings)
-        return torch.optim.SGD(settings, lr=strategy.lr, momentum=strategy.momentum)
+    def _diverged(self, what: str) -> Diverged:
+        half = "take --precision bf16 or float32, " if self.runner.precision == "fp16" else ""
+        return Diverged(
+            f"{what}: {half}lower the learning rate (--lr, now {self.strategy.lr:g}), or let it rise more slowly "
+            "(--warmup)"
+        )
 
     def _is_best(self, history: list[Epoch], kept: int) -> bool:
         """Whether the last epoch is the one to keep: of the highest accuracy, and among equals of the lowest loss."""
         if self.strategy.keep == "last" or not kept or history[-1].accuracy is None:
             return True
-        return _merit(history[-1]) > _merit(history[kept - 1])
+        return history[-1].merit > history[kept - 1].merit
 
     def _patience_is_out(self, history: list[Epoch], kept: int) -> bool:
         return bool(self.strategy.patience and history and len(history) - kept >= self.strategy.patience)
-
-
-def _merit(epoch: Epoch) -> tuple[float, float]:
-    return epoch.accuracy or 0.0, -(epoch.loss or 0.0)
-
-
-@contextlib.contextmanager
-def _explained(n: int) -> Iterator[None]:
-    """Say what may help where a network fails on n pictures: for want of memory, or since they are too small for it."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise TrainingError(
-            f"the network failed on {n} pictures ({first_line(error)}): try a smaller --batch-size, more parts with "
-            "--accumulate, or another --input-size"
-        ) from error
 
 
 def _split(rows: Rows, batch_size: int) -> list[Rows]:

@@ -5,9 +5,8 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,20 +18,23 @@ from data.splits import SplitRule
 from data.store import FeatureStore, Samples
 from extract.backbones import DEFAULT_BACKBONE
 from extract.checkpoints import read_checkpoint
-from extract.networks import Setup
 from extract.options import PENULTIMATE, Options
 from extract.results import Progress
 from extract.wanted import Wanted
 from finetune.beginnings import LastLayer, LinearStart, shared_rows
-from finetune.cached import CACHE_LIMIT, Behind, Cut, extract_activations, find_cut, open_activations, views_of
+from finetune.cached import CACHE_LIMIT, Behind, Cut, find_cut
 from finetune.checkpoint import refuse_overwrite, save_checkpoint
-from finetune.costs import BACKWARD, macs_behind
+from finetune.costs import cost_in_pictures
+from finetune.course import Course, Source
 from finetune.devices import Runner
-from finetune.pictures import Inputs, Parts, Roster, divide, roster_of_images, roster_of_store
+from finetune.epochs import Epoch, Trained
+from finetune.keeping import Keeper
+from finetune.pictures import Inputs
 from finetune.results import Array, Tuning
+from finetune.roster import Parts, Roster, divide, roster_of_images, roster_of_store
 from finetune.strategies import Strategy
 from finetune.surgery import Operated, depths_of, freeze, operate, set_last_layer
-from finetune.trainer import Course, Epoch, Source, Trained, Trainer
+from finetune.trainer import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Ready:
         What that started from, if it did not start at random.
     pixels : Inputs
         Feeds the whole network.
+    keeper : Keeper
+        Has what frozen stages give.
     notes : list of str
         What the user should know.
     """
@@ -61,6 +65,7 @@ class Ready:
     operated: Operated
     given: LastLayer | None
     pixels: Inputs
+    keeper: Keeper
     notes: list[str]
 
 
@@ -137,43 +142,32 @@ class Tuner:
         began = time.perf_counter()
         runner = Runner(self.device, self.strategy.precision)
         ready = self.prepare()
-        strategy, roster, parts, operated = ready.strategy, ready.roster, ready.parts, ready.operated
-        cut = self.cut(ready, strategy.frozen(len(operated.stages)))
-        kept, extracted = self.keep(ready, [cut])
-        course = self.course(ready, cut, kept)
-        notes = [*ready.notes, *filter(None, [cut.why])]
-        self._tell(notes)
-        state = self.output.with_name(f"{self.output.name}.training")
-        hooks = (self.on_step, self.on_epoch, self.on_resume)
-        trainer = Trainer(course, strategy, runner, state, self.request(ready), *hooks)
-        runner.place(operated.network, course.path)
-        before = None
-        if ready.given and ready.given.complete:
-            before = float((trainer.scores(parts.measure).argmax(axis=1) == roster.targets[parts.measure]).mean())
-            self._tell(
-                [f"before any training: accuracy {before:.4f} on {len(parts.measure)} pictures of {parts.measured_on}"]
-            )
+        strategy, roster, parts = ready.strategy, ready.roster, ready.parts
+        cut = self.cut(ready, strategy.frozen(len(ready.operated.stages)))
+        extracted = self.keep(ready, [cut])
+        ready.notes.extend(filter(None, [cut.why]))
+        for note in ready.notes:
+            self._tell(note)
+        trainer = self._trainer(ready, cut, runner)
+        before = self._before(ready, trainer)
         trained = trainer.run()
         scores = trainer.scores(parts.measure)
-        saved = self._saved_seconds(kept.get(cut.layer, ()), roster, extracted)
+        saved = ready.keeper.saved_seconds(cut.layer, len(roster), extracted)
         spec = self.save(ready, strategy, trained)
         trainer.finish()
-        self.forget()
+        ready.keeper.forget()
         done = len(trained.epochs)
         passes = {
             "extracted": extracted,
             "trained": done * len(parts.train),
             "measured": done * len(parts.choose) + len(parts.measure),
         }
-        macs = macs_behind(operated, [cut.frozen])
-        share = macs[cut.frozen] / macs[0]  # of what has a gradient
-        run = share if cut.layer else 1.0  # of what is run in every epoch
         return Tuning(
             checkpoint=self.output,
             strategy=strategy,
-            backbone=operated.spec.backbone,
+            backbone=ready.operated.spec.backbone,
             fingerprint=spec.fingerprint,
-            n_stages=len(operated.stages),
+            n_stages=len(ready.operated.stages),
             frozen=cut.frozen,
             parts=parts,
             classes=roster.classes,
@@ -184,15 +178,12 @@ class Tuner:
             kept=trained.kept,
             resumed=trained.resumed,
             passes=passes,
-            # without activations kept, the frozen stages are run forward in every epoch
-            cost=(len(roster) * len(self._views(strategy.augment)) * (1 - share) if cut.layer else 0)
-            + passes["trained"] * (run + BACKWARD * share)
-            + passes["measured"] * run,
+            cost=cost_in_pictures(ready.operated, cut, len(roster) * len(ready.keeper.views), passes),
             seconds=time.perf_counter() - began,
             saved_seconds=saved,
             cached=cut.layer,
             skipped=roster.skipped,
-            notes=notes,
+            notes=ready.notes,
         )
 
     def prepare(self) -> Ready:
@@ -212,7 +203,10 @@ class Tuner:
         backbone, options = self.network
         operated = operate(backbone, weights, len(roster.classes), options, strategy.seed, partial=self.partial)
         pixels = Inputs(roster, operated.spec, strategy.augment, strategy.seed, self.workers, strategy.views)
-        ready = Ready(strategy, roster, parts, operated, None, pixels, [*roster.notes, *operated.report])
+        wanted = Wanted(backbone, weights, options, strategy.seed if weights == "random" else 0, partial=self.partial)
+        source = (self.source, self.dataset, self.rule)
+        keeper = Keeper(*source, wanted, strategy, self.output, self.device, self.on_progress)
+        ready = Ready(strategy, roster, parts, operated, None, pixels, keeper, [*roster.notes, *operated.report])
         given = self._beginning(ready)
         if given:
             set_last_layer(operated.network, given.weight, given.bias, given.rows)
@@ -224,39 +218,28 @@ class Tuner:
         """Say where the network is cut if `frozen` stages are not trained and activations may take `room` bytes."""
         if not self.cache:
             return Cut(frozen)
-        n_views = len(self._views(self.strategy.augment))
-        return find_cut(ready.operated, frozen, n_views, len(ready.roster), room)
+        if frozen and self.strategy.mixup:
+            # what stages give of a mixed picture is not the mixture of what they give
+            return Cut(frozen, why="mixup makes new pictures in every step: --mixup 0 lets the frozen stages run once")
+        return find_cut(ready.operated, frozen, len(ready.keeper.views), len(ready.roster), room)
 
-    def keep(self, ready: Ready, cuts: Sequence[Cut]) -> tuple[dict[str, list[str]], int]:
-        """Let the network, before training, run once up to all cuts; see `finetune.cached.extract_activations`.
+    def keep(self, ready: Ready, cuts: Sequence[Cut]) -> int:
+        """Let the network, before training, run once up to all cuts; return passes: pictures in all their views."""
+        layers = [cut.layer for cut in cuts if cut.layer]
+        return ready.keeper.extract(ready.operated, layers, ready.keeper.views) if layers else 0
 
-        What is counted is passes: pictures in all their views.
-        """
-        layers, views = [cut.layer for cut in cuts if cut.layer], self._views(self.strategy.augment)
-        if not layers:
-            return {}, 0
-        kept, computed = self._extract(ready, layers, views)
-        return kept, computed * len(views)
-
-    def course(self, ready: Ready, cut: Cut, kept: Mapping[str, Sequence[str]]) -> Course:
-        """Freeze what comes before a cut, and return what is to be trained.
-
-        Parameters
-        ----------
-        kept : mapping of str to sequence of str
-            As `keep` gives it.
-        """
-        operated, parts, strategy = ready.operated, ready.parts, ready.strategy
+    def course(self, ready: Ready, cut: Cut) -> Course:
+        """Freeze what comes before a cut that was kept, and return what is to be trained."""
+        operated, parts = ready.operated, ready.parts
         source: Source = ready.pixels
         path: torch.nn.Module = operated.network
         if cut.layer:
-            fingerprints = kept[cut.layer]
-            source = open_activations(self._store, fingerprints, ready.roster, strategy.augment, strategy.seed)
+            source = ready.keeper.open(cut.layer, ready.roster)
             path = Behind(cut.rest, operated.network)
         return Course(
             network=operated.network,
             path=path,
-            freezing=freeze(operated, cut.frozen, strategy.norm == "kept"),
+            freezing=freeze(operated, cut.frozen, ready.strategy.norm == "kept"),
             depths=depths_of(operated),
             n_stages=len(operated.stages),
             source=source,
@@ -264,14 +247,6 @@ class Tuner:
             train=parts.train,
             choose=parts.choose,
         )
-
-    def _saved_seconds(self, fingerprints: Sequence[str], roster: Roster, passes: int) -> float:
-        """Return what kept activations took that were there already, as far as the store says."""
-        if not fingerprints:
-            return 0.0
-        held = FeatureStore(self._store).features()
-        each = sum(held[fingerprint].extract_milliseconds or 0.0 for fingerprint in fingerprints)
-        return each / 1000 * max(len(roster) - passes // len(fingerprints), 0)
 
     def request(self, ready: Ready) -> str:
         """Name everything that decides the result, so that only the same training is taken up again."""
@@ -299,16 +274,11 @@ class Tuner:
                 "n": len(parts.train),
                 "identity": roster.identity,
             },
-            "epochs": [without_time(epoch) for epoch in trained.epochs],
+            "epochs": [epoch.without_time() for epoch in trained.epochs],
             "kept_epoch": trained.kept,
         }
         seen = np.concatenate([parts.train, parts.choose])
         return save_checkpoint(self.output, ready.operated, facts, roster.digests[seen])
-
-    def forget(self) -> None:
-        """Remove activations that no store of the user's keeps."""
-        if not isinstance(self.source, FeatureStore):
-            self._store.unlink(missing_ok=True)
 
     @functools.cached_property
     def network(self) -> tuple[str, Options]:
@@ -331,85 +301,57 @@ class Tuner:
                 "something else: leave out --init"
             )
 
-    def _tell(self, notes: list[str]) -> None:
+    def _tell(self, note: str) -> None:
         if self.on_note:
-            for note in notes:
-                self.on_note(note)
+            self.on_note(note)
 
     def _roster(self) -> Roster:
-        if isinstance(self.source, FeatureStore):
-            if self.rule is not None:
-                raise TrainingError(
-                    f"{self.source.path} says how its pictures are split: name the pictures to split anew"
-                )
-            return roster_of_store(self.source, self.dataset)
-        return roster_of_images(self.source, self.rule, self.on_picture)
+        if not isinstance(self.source, FeatureStore):
+            return roster_of_images(self.source, self.rule, self.on_picture)
+        if self.rule is not None:
+            raise TrainingError(f"{self.source.path} says how its pictures are split: name the pictures to split anew")
+        return roster_of_store(self.source, self.dataset)
 
     def _beginning(self, ready: Ready) -> LastLayer | None:
         """Return what the last layer starts from; None where it is random."""
-        roster, spec, classes = ready.roster, ready.operated.spec, ready.roster.classes
-        if self.strategy.mode == "lp-ft":
-            start = self.start
-            if start is None:
-                if self.probe is None:
-                    raise TrainingError("lp-ft starts from a fitted head: name one with --start HEAD")
-                kept, _ = self._extract(ready, [PENULTIMATE], ("center",))
-                activations = open_activations(self._store, kept[PENULTIMATE], roster, "none", self.strategy.seed)
-                rows = ready.parts.train
-                samples = Samples(
-                    X=activations.vectors[0][rows],
-                    y=roster.targets[rows].astype(np.int32),
-                    classes=classes,
-                    paths=[roster.pictures.title(row) for row in rows.tolist()],
-                    digests=roster.digests[rows],
-                    specs=(spec,),
-                    dataset=roster.name,
-                    split="train",
-                )
-                weight, bias = self.probe(samples)
-                start = LinearStart(weight, bias, classes, spec.fingerprint, "lr, fitted on the frozen features")
+        spec, classes, mode = ready.operated.spec, ready.roster.classes, self.strategy.mode
+        if mode == "lp-ft":
+            start = self.start or self._fitted(ready)
             return start.for_classes(classes, spec.fingerprint, spec.backbone)
         if self.start is not None:
-            raise TrainingError(f"--start is for --mode lp-ft: got {self.start.name} and {self.strategy.mode}")
-        if self.strategy.mode == "scratch":
+            raise TrainingError(f"--start is for --mode lp-ft: got {self.start.name} and {mode}")
+        return None if mode == "scratch" else shared_rows(self.network[0], self.weights, classes, self.init)
+
+    def _fitted(self, ready: Ready) -> LinearStart:
+        """Return a head that is fitted on what the network, before training, gives of the training pictures."""
+        if self.probe is None:
+            raise TrainingError("lp-ft starts from a fitted head: name one with --start HEAD")
+        roster, rows, spec = ready.roster, ready.parts.train, ready.operated.spec
+        ready.keeper.extract(ready.operated, [PENULTIMATE], ("center",))
+        samples = Samples(
+            X=ready.keeper.open(PENULTIMATE, roster).vectors[0][rows],
+            y=roster.targets[rows].astype(np.int32),
+            classes=roster.classes,
+            paths=[roster.pictures.title(row) for row in rows.tolist()],
+            digests=roster.digests[rows],
+            specs=(spec,),
+            dataset=roster.name,
+            split="train",
+        )
+        return LinearStart(*self.probe(samples), roster.classes, spec.fingerprint, "lr, fitted on the frozen features")
+
+    def _trainer(self, ready: Ready, cut: Cut, runner: Runner) -> Trainer:
+        course = self.course(ready, cut)
+        runner.place(course.network, course.path)
+        state = self.output.with_name(f"{self.output.name}.training")
+        hooks = (self.on_step, self.on_epoch, self.on_resume)
+        return Trainer(course, ready.strategy, runner, state, self.request(ready), *hooks)
+
+    def _before(self, ready: Ready, trainer: Trainer) -> float | None:
+        """Return, and tell, the accuracy before any training; None where the last layer knows nothing yet."""
+        if not (ready.given and ready.given.complete):
             return None
-        return shared_rows(self.network[0], self.weights, classes, self.init)
-
-    @property
-    def _store(self) -> Path:
-        """Where activations are kept."""
-        if isinstance(self.source, FeatureStore):
-            return self.source.path
-        return self.output.with_name(f"{self.output.name}.activations.h5")
-
-    def _views(self, augment: str) -> tuple[str, ...]:
-        return views_of(augment, self.strategy.views, self.strategy.seed)
-
-    def _extract(self, ready: Ready, layers: Sequence[str], views: tuple[str, ...]) -> tuple[dict[str, list[str]], int]:
-        """Extract what the network, before training, gives at some layers."""
-        backbone, options = self.network
-        shapes = ready.operated.found.shapes
-        wanted = Wanted(
-            backbone,
-            self.weights,
-            options,
-            self.strategy.seed if self.weights == "random" else 0,
-            self.partial,
-            layers=tuple(layers),
-            poolings=tuple("" if len(shapes[layer] or ()) == 2 else "flatten" for layer in layers),
-            views=views,
-            kept=True,
-        )
-        return extract_activations(
-            self._store,
-            self.source.view(self.dataset) if isinstance(self.source, FeatureStore) else self.source,
-            wanted,
-            Setup(device=self.device),
-            self.rule,
-            self.on_progress,
-        )
-
-
-def without_time(epoch: Epoch) -> dict[str, Any]:
-    """Return an epoch as a checkpoint has it: the same training gives the same."""
-    return {name: value for name, value in dataclasses.asdict(epoch).items() if name != "seconds"}
+        parts, rows = ready.parts, ready.parts.measure
+        before = float((trainer.scores(rows).argmax(axis=1) == ready.roster.targets[rows]).mean())
+        self._tell(f"before any training: accuracy {before:.4f} on {len(rows)} pictures of {parts.measured_on}")
+        return before

@@ -21,6 +21,10 @@ from data.staging import new_run_id, stage_block
 from data.views import View
 from pipeline import main
 
+# Said before PyTorch and scikit-learn are loaded, here and in processes that tests start: threads that wait for each
+# other sleep. Spinning, as they would, costs a tiny network up to ten times what it computes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).resolve().parent.parent
 # A real network that is small enough to run in a moment; its weights are random, by seed.
 TINY = ["--backbone", "timm/test_resnet", "--weights", "random"]
@@ -134,6 +138,54 @@ def vectors_of(rows: list[int], dim: int = 8) -> np.ndarray:
 
 
 @pytest.fixture
+def store(pictures: Path, tmp_path: Path) -> Path:
+    """Return a store of the drawn pictures, by the tiny network on 32 px, where a test names no other."""
+    path = tmp_path / "f.h5"
+    assert penult("extract", pictures, "-o", path, *TINY, "--input-size", "32", "--seed", "1").returncode == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with pictures, a store and two heads, for tests that read them and name what they write."""
+    folder = tmp_path_factory.mktemp("work")
+    seed = 0
+    for split, n in (("train", 10), ("test", 6)):
+        for hue, name in enumerate(("red", "green", "blue")):
+            for i in range(n):
+                draw(folder / "pictures" / split / name / f"{i}.png", seed, hue)
+                seed += 1
+    assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=folder).returncode == 0
+    for kind in ("lr", "svm"):
+        assert penult("fit", "f.h5", "--head", kind, "-o", f"{kind}.head", cwd=folder).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def settings_kept() -> Iterator[None]:
+    """Put back what engines set for their threads, as `extract.flow` does."""
+    from extract.flow import decoding
+
+    with decoding():
+        yield
+
+
+@pytest.fixture(scope="session")
+def resnet() -> Any:
+    """Return the tiny network, on 64 px."""
+    from extract.backbones import open_backbone
+    from extract.options import Options
+
+    return open_backbone(TINY[1], "random", Options(input_size=64))
+
+
+@pytest.fixture(scope="session")
+def photos() -> np.ndarray:
+    """Return eight pictures of noise for it, uint8."""
+    return np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)
+
+
+@pytest.fixture
 def stage() -> Callable[..., Path]:
     """Return a function that stages a block of imaginary pictures beside a store."""
 
@@ -150,6 +202,16 @@ def stage() -> Callable[..., Path]:
         return stage_block(store, new_run_id(), 1, block_image(features, make_view(rows)))
 
     return stage
+
+
+@pytest.fixture(scope="session")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with pictures, a store, heads and bundles, for every test of bundles: see `bundles`."""
+    from bundles import make_bundles
+
+    folder = tmp_path_factory.mktemp("kit")
+    make_bundles(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,34 +1,15 @@
-"""The command line as a person meets it: help, errors, exit codes, JSON, tables."""
+"""The command line as a person meets it: help, wrong usage, errors, exit codes, progress."""
 
-import csv
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import ROOT, TINY, draw, penult, penult_process
 
-from data.store import FeatureStore
 from verbs.parser import VERBS
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A folder with pictures, a store and two heads."""
-    folder = tmp_path_factory.mktemp("work")
-    seed = 0
-    for split, n in (("train", 10), ("test", 6)):
-        for hue, name in enumerate(("red", "green", "blue")):
-            for i in range(n):
-                draw(folder / "pictures" / split / name / f"{i}.png", seed, hue)
-                seed += 1
-    assert penult("extract", "pictures", "-o", "f.h5", *TINY, cwd=folder).returncode == 0
-    for kind in ("lr", "svm"):
-        assert penult("fit", "f.h5", "--head", kind, "-o", f"{kind}.head", cwd=folder).returncode == 0
-    return folder
 
 
 def test_the_choices_of_the_command_line_are_those_of_the_stages():
@@ -157,89 +138,6 @@ def test_one_class_and_a_class_missing_from_train(tmp_path):
         assert message in done.stderr
 
 
-def test_the_json_of_fit(work):
-    done = penult("fit", "f.h5", "--head", "lr", "-o", "again.head", "--json", "-", cwd=work)
-    result = json.loads(done.stdout)
-    assert {"head", "params", "cv_accuracy", "n_train", "seconds"} <= set(result)
-    assert (result["head"], result["kind"], result["n_train"]) == ("again.head", "lr", 30)
-    assert (work / "again.head").read_bytes() == (work / "lr.head").read_bytes()  # the same command, the same head
-    assert "chosen by 5-fold cross-validation" in done.stderr
-
-
-def test_the_json_of_eval(work):
-    done = penult("eval", "lr.head", "svm.head", "f.h5", "--json", "r.json", cwd=work)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((work / "r.json").read_text())
-    assert (result["split"], result["n"], result["classes"]) == ("test", 18, ["blue", "green", "red"])
-    keys = {
-        "head",
-        "kind",
-        "accuracy",
-        "accuracy_ci95",
-        "balanced_accuracy",
-        "macro_f1",
-        "log_loss",
-        "ece",
-        "per_class",
-        "confusion_matrix",
-    }
-    for head in result["heads"]:
-        assert keys <= set(head)
-        low, high = head["accuracy_ci95"]
-        assert low <= head["accuracy"] <= high
-        assert np.sum(head["confusion_matrix"]) == 18
-    accuracies = [head["accuracy"] for head in result["heads"]]
-    assert accuracies == sorted(accuracies, reverse=True)
-    (pair,) = result["pairs"]
-    assert {"a", "b", "p_value", "verdict"} <= set(pair)
-    assert "tie at n = 18" in done.stdout or "is better" in done.stdout
-
-
-def test_prediction_is_the_same_alone_in_a_batch_and_through_the_store(work):
-    done = penult("predict", "lr.head", "pictures/test", "--json", "-", cwd=work)
-    result = json.loads(done.stdout)
-    assert result["skipped"] == []
-    together = {p["path"]: p for p in result["predictions"]}
-    assert len(together) == 18
-    from classify.artifact import load_head
-
-    samples = FeatureStore(work / "f.h5").load("test")
-    head = load_head(work / "lr.head")
-    for path, probabilities in zip(samples.paths, head.predict_proba(samples.X), strict=True):
-        p = together[f"pictures/{path}"]
-        assert p["label"] == head.classes[probabilities.argmax()]
-        assert p["probability"] == pytest.approx(probabilities.max(), abs=1e-5)
-        assert sum(p["probabilities"].values()) == pytest.approx(1)
-    for path in ["pictures/test/red/0.png", "pictures/test/blue/3.png"]:
-        (alone,) = json.loads(penult("predict", "lr.head", path, "--json", "-", cwd=work).stdout)["predictions"]
-        assert alone["label"] == together[path]["label"]
-        assert alone["probability"] == pytest.approx(together[path]["probability"], abs=1e-5)
-
-
-def test_prediction_as_a_table_and_as_csv_with_bad_files_listed(work):
-    new = work / "new"
-    shutil.rmtree(new, ignore_errors=True)
-    for i in range(3):
-        draw(new / f"{i}.png", 70 + i, i)
-    (new / "bad.jpg").write_bytes(b"")
-    done = penult("predict", "lr.head", "new", "--csv", "p.csv", cwd=work)
-    assert done.returncode == 0
-    assert "skipped new/bad.jpg: the file is empty" in done.stdout
-    with open(work / "p.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == ["new/0.png", "new/1.png", "new/2.png"]
-    assert set(rows[0]) == {"path", "label", "probability", "blue", "green", "red"}
-    piped = penult("predict", "lr.head", "new/0.png", "new/1.png", "--csv", "-", cwd=work)
-    assert piped.stdout.splitlines()[0] == "path,label,probability,blue,green,red"
-    assert len(piped.stdout.splitlines()) == 3
-    none = penult("predict", "lr.head", "new/bad.jpg", "--json", "-", cwd=work)
-    assert none.returncode == 1
-    assert json.loads(none.stdout) == {
-        "predictions": [],
-        "skipped": [{"path": "new/bad.jpg", "reason": "the file is empty"}],
-    }
-
-
 def test_a_store_of_another_fingerprint_is_refused_field_by_field(work):
     assert (
         penult("extract", "pictures", "-o", "other.h5", *TINY, "--interpolation", "nearest", cwd=work).returncode == 0
@@ -248,70 +146,6 @@ def test_a_store_of_another_fingerprint_is_refused_field_by_field(work):
     assert done.returncode == 1
     assert "other.h5 holds timm/test_resnet/penultimate, head lr.head wants timm/test_resnet/penultimate" in done.stderr
     assert "they differ in interpolation: nearest, not bi" in done.stderr
-
-
-def test_info_and_verify(work):
-    info = penult("info", "f.h5", cwd=work)
-    assert "timm/test_resnet" in info.stdout
-    assert "3: blue, green, red" in info.stdout
-    result = json.loads(penult("info", "f.h5", "--json", "-", cwd=work).stdout)
-    assert result["datasets"][0]["splits"] == {"test": 18, "train": 30}
-    assert result["features"][0]["provenance"][0]["engine"] == "onnx/cpu"  # what a CPU runs by default
-    verify = penult_process("verify", "f.h5", "--json", "v.json", cwd=work)
-    assert verify.returncode == 0, verify.stderr
-    assert "every checksum is right" in verify.stdout
-    (check,) = json.loads((work / "v.json").read_text())["rechecks"]
-    assert check["checked"] == 8
-    assert check["largest_deviation"] < 1e-5
-
-
-def test_info_of_pictures_and_a_contact_sheet(work):
-    done = penult("info", "pictures", "--sheet", "sheets/s.png", "--per-class", "5", cwd=work)
-    assert done.returncode == 0, done.stderr
-    assert "pictures: 48 pictures, " in done.stdout
-    assert "wrote sheets/s.png" in done.stdout
-    first = (work / "sheets/s.png").read_bytes()
-    again = penult("info", "pictures", "--sheet", "sheets/s.png", "--per-class", "5", "--json", "-", cwd=work)
-    result = json.loads(again.stdout)
-    assert (work / "sheets/s.png").read_bytes() == first
-    assert [(c["name"], c["splits"]) for c in result["classes"]] == [
-        (name, {"train": 10, "test": 6}) for name in ("blue", "green", "red")
-    ]
-    (page,) = result["sheets"]
-    assert {name: len(paths) for name, paths in page["rows"].items()} == {"blue": 5, "green": 5, "red": 5}
-    one = json.loads(penult("info", "pictures/test/red/0.png", "--quick", "--json", "-", cwd=work).stdout)
-    assert (one["pictures"], one["decoded"], one["unlabelled"]["pictures"]) == (1, False, 1)
-
-
-def test_info_tells_a_store_from_pictures_by_looking(work, tmp_path):
-    import h5py
-
-    (tmp_path / "folder").mkdir()
-    for place in ("store-without-a-suffix", "folder/part.h5"):
-        shutil.copy(work / "f.h5", tmp_path / place)
-    for name in ("store-without-a-suffix", "folder"):
-        assert json.loads(penult("info", name, "--json", "-", cwd=tmp_path).stdout)["datasets"]
-    with h5py.File(tmp_path / "other.hdf5", "w"):
-        pass
-    done = penult("info", "other.hdf5", cwd=tmp_path)
-    assert "other.hdf5 is an HDF5 file but not a feature store of Penult's" in done.stderr
-    draw(tmp_path / "a.png", 1)
-    (tmp_path / "set.csv").write_text("path,label,split\na.png,cat,train\nno.png,dog,test\n")
-    result = json.loads(penult("info", "set.csv", "--json", "-", cwd=tmp_path).stdout)
-    assert result["unreadable"] == [{"path": "no.png", "reason": "cannot be read: no such file or directory"}]
-    assert penult("info", "set.csv", "--sheet", "a.png", cwd=tmp_path).returncode == 1  # its own picture
-
-
-def test_ctrl_c_in_info_exits_130(work, monkeypatch):
-    from data.terminal import ProgressDisplay
-
-    def interrupt(self, done, total, skipped=0):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(ProgressDisplay, "update", interrupt)
-    done = penult("info", "pictures", cwd=work)
-    assert done.returncode == 130
-    assert "interrupted after 1 of 48 pictures: nothing was written" in done.stderr
 
 
 @pytest.mark.parametrize(("kind", "said"), [("lr", "none was written"), ("all", "finished heads are in heads")])
@@ -326,52 +160,6 @@ def test_ctrl_c_in_fit_says_what_is_there(work, monkeypatch, kind, said):
     assert done.returncode == 130
     assert f"interrupted: {said}; the same command starts anew" in done.stderr
     assert not (work / "heads").exists()
-
-
-def test_verify_notices_features_that_are_not_of_their_pictures(work, tmp_path):
-    import h5py
-
-    from data.layout import block_checksum
-
-    shutil.copy(work / "f.h5", tmp_path / "f.h5")
-    with h5py.File(tmp_path / "f.h5", "r+") as file:
-        (group,) = file["features"].values()
-        swapped = group["vectors"][:][::-1].copy()
-        group["vectors"][:] = swapped
-        group["checksum"][0] = block_checksum(group["digest"][:], swapped)
-    done = penult("verify", tmp_path / "f.h5", "--sample", "20", cwd=work)
-    assert done.returncode == 1
-    assert "features extracted again differ by" in done.stderr
-
-
-def test_weights_from_a_file_are_found_again_or_asked_for(tmp_path):
-    import torch
-
-    from extract.backbones import open_backbone
-
-    torch.manual_seed(0)
-    torch.save(open_backbone("timm/test_resnet", "random", seed=3).network.state_dict(), tmp_path / "w.pth")
-    for hue, name in enumerate("ab"):
-        for i in range(6):
-            draw(tmp_path / "p" / name / f"{i}.png", 10 * hue + i, hue)
-    assert (
-        penult(
-            "extract", "p", "-o", "f.h5", "--backbone", "timm/test_resnet", "--weights", "w.pth", cwd=tmp_path
-        ).returncode
-        == 0
-    )
-    assert penult("fit", "f.h5", "--head", "centroid", "-o", "c.head", cwd=tmp_path).returncode == 0
-    assert penult("predict", "c.head", "p/a/0.png", cwd=tmp_path).returncode == 0
-    (tmp_path / "w.pth").rename(tmp_path / "moved.pth")
-    lost = penult("predict", "c.head", "p/a/0.png", cwd=tmp_path)
-    assert lost.returncode == 1
-    assert "needs the weights of timm/test_resnet from a file" in lost.stderr
-    assert "name it with --weights FILE" in lost.stderr
-    assert penult("predict", "c.head", "p/a/0.png", "--weights", "moved.pth", cwd=tmp_path).returncode == 0
-    torch.save(open_backbone("timm/test_resnet", "random", seed=4).network.state_dict(), tmp_path / "other.pth")
-    wrong = penult("predict", "c.head", "p/a/0.png", "--weights", "other.pth", cwd=tmp_path)
-    assert wrong.returncode == 1
-    assert "they differ in weights: sha256:" in wrong.stderr
 
 
 def test_a_foreign_package_of_the_same_name_is_named(tmp_path):
@@ -467,101 +255,61 @@ def test_wrong_usage_says_what_was_meant_in_two_lines(arguments, said):
     assert len(lines) <= 2
 
 
-def test_the_folders_of_json_and_csv_are_made_like_any_other(work, tmp_path):
-    done = penult("predict", "lr.head", "pictures/test/red", "--csv", tmp_path / "a/new/p.csv", cwd=work)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "a/new/p.csv").exists()
-    assert penult("info", "f.h5", "--json", tmp_path / "new/folder/info.json", cwd=work).returncode == 0
-    assert json.loads((tmp_path / "new/folder/info.json").read_text())["path"] == "f.h5"
+def test_version_is_told():
+    from data import VERSION
+
+    done = penult("--version")
+    assert (done.returncode, done.stdout) == (0, f"penult {VERSION}\n")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        # --json taken for a switch
-        (["eval", "--json", "lr.head", "b.head", "f.h5"], "--json takes the file to write, and lr.head exists"),
-        (["info", "f.h5", "--json", "f.h5"], "f.h5 exists and is no JSON: name another"),
-        (["info", "f.h5", "--json", "notes.txt"], "notes.txt exists and is no JSON"),
-        (["info", "f.h5", "--json", "folder"], "that is a folder: name a file, such as folder/results.json"),
-        (["predict", "lr.head", "pictures", "--csv", "lr.head"], "--csv takes the file to write, and lr.head exists"),
-        (["audit", "f.h5", "--csv", "f.h5"], "f.h5 exists and is no CSV"),
-    ],
-)  # fmt: skip
-def test_results_never_replace_something_else(work, tmp_path, arguments, said):
-    for name in ("f.h5", "lr.head"):
-        shutil.copy(work / name, tmp_path / name)
-    shutil.copy(work / "lr.head", tmp_path / "b.head")
-    (tmp_path / "notes.txt").write_text("not to be lost")
-    (tmp_path / "folder").mkdir()
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    done = penult(*arguments, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert said in done.stderr
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+def test_a_head_that_is_named_twice_is_measured_once(work):
+    done = penult("eval", "lr.head", "svm.head", "lr.head", "f.h5", "--json", "-", cwd=work)
+    found = json.loads(done.stdout)
+    assert sorted(head["head"] for head in found["heads"]) == ["lr.head", "svm.head"]
+    assert len(found["pairs"]) == 1
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write into")
-@pytest.mark.parametrize("folder", ["/proc", "/proc/no/such", "lr.head", "lr.head/more"])
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["extract", "nothing", "-o", "x.h5"],
-        ["extract", "nothing", "-o", "f.h5", "--json", "x.json"],
-        ["fit", "nothing", "--head", "ridge", "-o", "x.head"],
-        ["eval", "lr.head", "nothing", "--json", "x.json"],
-        ["predict", "nothing", "pictures", "--csv", "x.csv"],
-        ["compare", "nothing", "--png", "x.png"],
-        ["compare", "nothing", "--save", "x"],
-        ["finetune", "nothing", "-o", "x.ckpt"],
-        ["finetune", "nothing", "-o", "n.ckpt", "--tensorboard", "x"],
-        ["report", "nothing", "lr.head", "-o", "x.html"],
-        ["info", "nothing", "--sheet", "x.png"],
-        ["export", "nothing", "-o", "x.onnx"],
-        ["pack", "nothing", "-o", "x"],
-    ],
-)
-def test_what_cannot_be_written_is_refused_before_anything_is_read(work, arguments, folder):
-    target = f"{folder}/{arguments[-1]}"
-    done = penult(*arguments[:-1], target, cwd=work)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert f"{arguments[-2]} {target} cannot be written (" in done.stderr
-    assert done.stderr.rstrip().endswith("): name another place")
-    assert not (work / "n.ckpt").exists()
-
-
-def test_two_outputs_are_two_files(work):
-    done = penult("report", "f.h5", "lr.head", "-o", "same", "--json", "./same", cwd=work)
+def test_pictures_of_which_none_can_be_read_get_no_empty_table(work, tmp_path):
+    (tmp_path / "x.png").write_text("no picture")
+    done = penult("predict", work / "lr.head", tmp_path / "x.png")
     assert done.returncode == 1
-    assert "-o and --json are both ./same: name another file for one" in done.stderr
-    assert not (work / "same").exists()
+    assert done.stdout.startswith("skipped ")
 
 
-def test_results_replace_results(work, tmp_path):
-    (tmp_path / "empty.json").touch()
-    for target in ("info.json", "info.json", "empty.json", "/dev/null"):
-        assert penult("info", work / "f.h5", "--json", target, cwd=tmp_path).returncode == 0
-    for _ in range(2):
-        done = penult("predict", work / "lr.head", work / "pictures", "--csv", "p.csv", cwd=tmp_path)
-        assert done.returncode == 0
+def test_extract_says_what_no_head_can_be_fitted_to_and_where_the_classes_are(work, tmp_path):
+    def notes(folder):
+        done = penult("extract", folder, "-o", tmp_path / f"{folder.name}.h5", "--json", "-", *TINY)
+        return json.loads(done.stdout)["notes"]
+
+    assert not any("one class" in note for note in notes(work / "pictures"))
+    shutil.copytree(work / "pictures" / "test", tmp_path / "above" / "all of it")
+    meant = f"if blue, green, red are the classes, name '{tmp_path}/above/all of it'"
+    assert f"one class (all of it), and a head needs two; {meant}" in notes(tmp_path / "above")
+    for split in ("train", "test"):
+        shutil.copytree(work / "pictures" / split / "red", tmp_path / "split" / split / "red")
+    assert "one class (red), and a head needs two" in notes(tmp_path / "split")
+    assert any(note.startswith("no picture has a label") for note in notes(work / "pictures" / "test" / "red"))
 
 
-def test_a_head_never_replaces_something_else(work, tmp_path):
-    shutil.copy(work / "f.h5", tmp_path / "f.h5")
-    before = (tmp_path / "f.h5").read_bytes()
-    done = penult("fit", "f.h5", "--head", "lr", "-o", "f.h5", cwd=tmp_path)
+def test_a_split_that_is_not_there_comes_with_the_option_that_makes_it(work, tmp_path):
+    for split, option in (("val", "--val-fraction"), ("nosuch", "--test-fraction")):
+        done = penult("eval", "lr.head", "f.h5", "--split", split, cwd=work)
+        assert done.returncode == 1
+        assert f"extract again with {option} 0.2" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_in_words(work):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "pipeline.py"), "info", "f.h5"],
+            cwd=work,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert done.returncode == 1
-    assert "f.h5 exists and is no head: name another file with -o" in done.stderr
-    assert (tmp_path / "f.h5").read_bytes() == before
-    done = penult("fit", "f.h5", "--head", "lr", "-o", tmp_path, cwd=tmp_path)
-    assert done.returncode == 1
-    assert f"{tmp_path} is a folder: name a file, such as {tmp_path}/lr.head" in done.stderr
-
-
-def test_heads_of_one_name_are_told_apart(work):
-    for folder in ("a", "b"):
-        assert penult("fit", "f.h5", "--head", "ridge", "-o", f"{folder}/r.head", cwd=work).returncode == 0
-    result = json.loads(penult("eval", "a/r.head", "b/r.head", "f.h5", "--json", "-", cwd=work).stdout)
-    assert {head["head"] for head in result["heads"]} == {"a/r.head", "b/r.head"}
+    assert done.stderr == "penult: error: no space left on device\n"
 
 
 def test_an_input_that_the_network_cannot_take_is_one_message(work):

@@ -1,16 +1,18 @@
 """`compare` on stores of overlapping classes: what is ranked, what is tested and what is said."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 from conftest import SPEC, digest_of, make_view, penult
 from PIL import Image
+from rich.console import Console
 
 from classify.artifact import load_head
 from classify.compare import compare
-from classify.compare_report import conclusions
+from classify.compare_report import conclusions, print_ranking
 from classify.evaluate import evaluate
 from classify.sources import find_sources
 from data.errors import HeadError, StoreError
@@ -176,6 +178,21 @@ def test_the_conclusions_say_what_would_separate_the_two_best(ranking):
         "No number of test pictures would separate the two best: here they are equal. "
         "They are right and wrong on the same pictures."
     )
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_narrow_terminal_gets_the_costs_in_a_table_of_their_own(ranking, width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    print_ranking(console, ranking)
+    text = console.file.getvalue()
+    assert "\u2026" not in text  # where rich cuts a cell
+    titles = [line for line in text.splitlines() if "head on features" in line]
+    assert [("accuracy" in line, "predict" in line) for line in titles] == (
+        [(True, False), (False, True)] if width == 80 else [(True, True)]
+    )
+    for entry in ranking.entries:
+        for figure in (f"{entry.scores.log_loss:.3f}", f"{entry.predict_microseconds:.3g} us"):
+            assert figure in text
 
 
 def test_val_stands_in_for_test_and_says_so(folder):

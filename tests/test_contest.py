@@ -42,6 +42,18 @@ def test_equals_stand_in_the_order_of_cost():
     assert [entry.wins for entry in contest.entries] == [1, 1]
 
 
+def test_what_is_ahead_with_the_seed_that_is_tested_is_not_called_worse():
+    runs = [
+        run("lr", answers(20), 0),
+        run("lr", answers(40), 1),
+        run("full", answers(29), 0),
+        run("full", answers(29), 1),
+    ]
+    best, other = contest_of(runs).entries
+    assert (best.strategy, other.strategy, other.verdict) == ("lr", "full", "tie")
+    assert other.p_holm < 0.05
+
+
 def test_wins_are_counted_by_seed():
     runs = [
         run("lr", answers(30), 0),
@@ -59,7 +71,13 @@ def test_colour_is_compared_on_the_same_pictures():
     gray = contest_of([run("lr", answers(20))], "gray")
     (difference,) = colour_differences([rgb, gray])
     assert (difference.rgb, difference.gray) == (0.95, 0.5)
-    assert difference.p_value < 0.001
+    assert difference.p_value == difference.p_holm < 0.001
+    rgb, gray = (
+        contest_of([run("lr", answers(38)), run("svm", answers(n))], c) for n, c in ((38, "rgb"), (32, "gray"))
+    )
+    tie, close = sorted(colour_differences([rgb, gray]), key=lambda d: -d.p_value)
+    assert (tie.p_holm, close.p_holm) == (1.0, 2 * close.p_value)
+    assert close.p_value < 0.05 < close.p_holm
 
 
 @pytest.mark.parametrize(("advised", "ties"), [("frozen", False), ("full", True), ("partial", None)])

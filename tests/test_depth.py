@@ -31,7 +31,7 @@ FAST = {"batch_size": 8, "lr": 0.05, "seed": 1, "precision": "float32", "hold_ou
 def tuner(source, output, mode="full", **changes):
     values = {"schedule": "cooldown", "augment": "flip", **FAST, **changes}
     pictures = source if isinstance(source, FeatureStore) else open_images(source)
-    strategy = make_strategy(mode, **values)
+    strategy = make_strategy(mode, changes=values)
     return Tuner(pictures, output, strategy, TINY[1], "random", Options(input_size=32), device="cpu")
 
 
@@ -224,7 +224,13 @@ def test_a_depth_that_cannot_be_kept_runs_from_pixels_and_says_so(ready, store, 
     assert [c.frozen for c in found if c.cut.layer] == [4, 6]  # the deepest save most
     assert all("would take" in c.cut.why for c in found if c.frozen in (1, 2, 3))
     crops = tuner(store, tmp_path / "net.ckpt", augment="crop")
-    assert "new in every epoch" in crops.cut(ready, 3).why
+    assert "new in every epoch" in crops.cut(crops.prepare(), 3).why
+
+
+def test_a_reason_that_several_depths_share_is_said_once(store, tmp_path):
+    found = search(store, tmp_path / "net.ckpt", (0, 3, 4, 6), mixup=0.2).run()
+    assert [note.split(":")[0] for note in found.notes] == ["freeze 3, 4, 6"]
+    assert "--mixup 0 lets the frozen stages run once" in found.notes[0]
 
 
 def test_a_network_that_cannot_be_traced_is_counted_alike_and_runs_from_pixels(ready, store, tmp_path, monkeypatch):

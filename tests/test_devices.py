@@ -46,12 +46,15 @@ class FakeDevice:
         def fork(devices):
             self.calls.append(("fork", *devices))
             yield
+            self.calls.append(("joined", *devices))
 
         monkeypatch.setattr(torch.Tensor, "to", to)
         monkeypatch.setattr(nn.Module, "to", module_to)
         monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
         monkeypatch.setattr(torch, "autocast", autocast)
         monkeypatch.setattr(torch.random, "fork_rng", fork)
+        monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "before")
+        monkeypatch.setattr(torch.mps, "set_rng_state", lambda state: self.calls.append(("restore", state)))
         health = "_accelerator_graph_capture_health_check"  # of the optimizers, which asks the driver
         monkeypatch.setattr(torch.optim.Optimizer, health, lambda _: None, raising=False)
 
@@ -72,7 +75,8 @@ def test_the_way_to_cuda(monkeypatch, tmp_path, device):
     job.run()
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(job).items())
     assert set(fake.of("autocast")) == {("cuda", torch.float16)}
-    assert fake.of("fork") == [(device,)]
+    # every device, since PyTorch seeds them all
+    assert fake.of("fork") == fake.of("joined") == [(0, 1)]
     copies = fake.of("copy")
     assert len(fake.of("pin")) == len(copies)
     assert {waits for _, waits in copies} == {True}
@@ -91,6 +95,7 @@ def test_the_way_to_mps_neither_pins_nor_sends_what_it_lacks(monkeypatch, tmp_pa
     assert fake.of("pin") == fake.of("autocast") == []
     assert torch.float64 not in {dtype for dtype, _ in fake.of("copy")}
     assert {waits for _, waits in fake.of("copy")} == {False}
+    assert fake.of("restore") == [("before",)]
 
 
 def test_a_training_stopped_on_a_gpu_goes_on_on_a_cpu_and_back(monkeypatch, tmp_path):

@@ -1,9 +1,11 @@
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 from conftest import SPEC, digest_of, make_view
+from rich.console import Console
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -15,6 +17,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from classify.artifact import load_head, save_head
 from classify.evaluate import compare_pairs, evaluate, measure
+from classify.report import print_evaluation
 from classify.selection import train
 from data.errors import FingerprintMismatch, HeadError, StoreError
 from data.layout import block_image
@@ -317,6 +320,21 @@ def test_the_result_is_json_with_the_keys_of_the_contract(store, heads):
         assert len(scores["accuracy_ci95"]) == 2
     for pair in result["pairs"]:
         assert {"a", "b", "p_value", "verdict"} <= set(pair)
+
+
+@pytest.mark.parametrize("width", [64, 80, 200])
+def test_every_figure_stands_whole_on_a_terminal_of_any_width(store, heads, width):
+    result = evaluate(heads, store, "test")
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    print_evaluation(console, result)
+    lines = console.file.getvalue().splitlines()
+    for rank, scores in enumerate(result.heads, 1):
+        row = next(line for line in lines if line.startswith(f"{rank}  "))
+        for value in (scores.accuracy, scores.balanced_accuracy, scores.macro_f1, scores.log_loss, scores.ece):
+            assert f"{value:.3f}" in row
+        assert "[{:.3f}, {:.3f}]".format(*scores.accuracy_ci95) in row
+        assert ("[{:.3f}, {:.3f}]".format(*scores.log_loss_ci95) in row) == (width == 200)
+    assert any("in a wider terminal" in line for line in lines) == (width < 200)
 
 
 def test_the_order_in_which_heads_are_named_changes_nothing(store, heads):

@@ -1,8 +1,10 @@
 """Extraction, from pictures to the store, by the command line and by its class."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -268,42 +270,92 @@ sys.modules["extract.engines"].open_engine = Engine
 sys.modules["extract.engines"].Setup = lambda *_: None
 from pipeline""",
 )
+
+
+class Forks:
+    """Runs a script's command line in fork after fork of one process, which has imported everything once."""
+
+    def __init__(self, script, imports=""):
+        head, _, last = script.rpartition("sys.exit(main(sys.argv[1:]))")
+        assert not last.strip()
+        self.script = f"""{head}
+import json, os
+{imports}
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(main(json.loads(line)))
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+    def __enter__(self):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen([sys.executable, "-c", self.script], **pipes)
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_):
+        self.process.communicate()
+
+    def start(self, arguments):
+        """Start a fork; return its number."""
+        self.process.stdin.write(json.dumps(arguments) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def ended(self):
+        return bool(select.select([self.process.stdout], [], [], 0)[0])
+
+    def code(self):
+        """Wait for it."""
+        return int(self.process.stdout.readline())
+
+
 TWO = ["--backbone", "timm/test_resnet", "timm/test_efficientnet", "--weights", "random"]
 
 
 @pytest.mark.parametrize(
-    ("script", "networks", "attempts"),
-    [(NO_TORCH, TINY, 30), (NO_TORCH, TWO, 30), (SMALL_BLOCKS, TWO, 4)],
+    ("script", "imports", "networks", "attempts"),
+    [
+        (NO_TORCH, "import verbs.extract, extract.extractor", TINY, 30),
+        (NO_TORCH, "import verbs.extract, extract.extractor", TWO, 30),
+        (SMALL_BLOCKS, "import verbs.extract, extract.extractor, extract.engines, timm, onnxruntime", TWO, 4),
+    ],
     ids=["numpy", "two of numpy", "two of torch"],
 )
-def test_an_extraction_killed_at_any_moment_resumes_to_the_same_store(many, tmp_path, script, networks, attempts):
+def test_an_extraction_killed_at_any_moment_resumes_to_the_same_store(
+    many, tmp_path, script, imports, networks, attempts
+):
     arguments = ["extract", str(many), *networks, "--input-size", "64", "--batch-size", "8", "-o"]
-    command = [sys.executable, "-c", script, *arguments]
     whole, store = tmp_path / "whole.h5", tmp_path / "killed.h5"
-    assert subprocess.run([*command, str(whole)], capture_output=True).returncode == 0
     rng = np.random.default_rng(0)
     kills = with_blocks = 0
-    for _ in range(attempts):
-        process = subprocess.Popen([*command, str(store)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline() == "ready\n"
-        blocks = len(staged_blocks(store))
-        if rng.random() < 0.8:  # usually soon after a new block, sometimes before there is one
-            while len(staged_blocks(store)) <= blocks and process.poll() is None and not store.exists():
-                time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.05))
-        process.send_signal(signal.SIGKILL)
-        code = process.wait()
-        process.stdout.close()
-        kills += code == -signal.SIGKILL
-        with_blocks += bool(staged_blocks(store))
-        for block in staged_blocks(store):
-            with Part(block) as part:  # each is whole
-                assert all(len(group.read_block(0)) for group in part.features().values())
-        if code == 0:
-            break
-    assert kills >= attempts // 4
-    assert with_blocks >= attempts // 4
-    assert subprocess.run([*command, str(store)], capture_output=True).returncode == 0
+    with Forks(script, imports) as forks:
+        forks.start([*arguments, str(whole)])
+        assert forks.code() == 0
+        for _ in range(attempts):
+            child = forks.start([*arguments, str(store)])
+            blocks = len(staged_blocks(store))
+            if rng.random() < 0.8:  # usually soon after a new block, sometimes before there is one
+                while len(staged_blocks(store)) <= blocks and not forks.ended() and not store.exists():
+                    time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            code = forks.code()
+            kills += code == -signal.SIGKILL
+            with_blocks += bool(staged_blocks(store))
+            for block in staged_blocks(store):
+                with Part(block) as part:  # each is whole
+                    assert all(len(group.read_block(0)) for group in part.features().values())
+            if code == 0:
+                break
+        assert kills >= attempts // 4
+        assert with_blocks >= attempts // 4
+        forks.start([*arguments, str(store)])
+        assert forks.code() == 0
     assert contents(store) == contents(whole)
     assert verify_store(store).problems == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["killed.h5", "many", "whole.h5"]

@@ -152,7 +152,7 @@ def test_this_version_writes_the_golden_checkpoint_again(tmp_path):
 
 
 def test_a_training_writes_the_keys_of_the_golden_checkpoint(pictures, tmp_path):
-    strategy = make_strategy("head", epochs=1, augment="none")
+    strategy = make_strategy("head", changes={"epochs": 1, "augment": "none"})
     job = Tuner(open_images(pictures), tmp_path / "n.ckpt", strategy, TINY[1], "random", Options(input_size=32))
     info, _ = checkpoint_info(job.run().checkpoint)
     golden, _ = checkpoint_info(CHECKPOINT)

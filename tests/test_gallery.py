@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import draw
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from data.errors import ImageSetError
 from data.images import open_images
@@ -108,6 +108,18 @@ def test_unreadable_pictures_give_way_to_others(fruit, tmp_path):
     (fruit / "lime/00.png").write_bytes(whole[:-40])  # only decoding shows it
     (sheet,) = write_sheets(tmp_path / "q.png", quick)
     assert sorted(sheet.rows["lime"]) == ["lime/01.png", "lime/02.png"]
+
+
+def test_how_many_pictures_a_class_has_is_never_cut(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *rest, **more: said.append(text))
+    folders = {"\N{LATIN SMALL LETTER A WITH DIAERESIS}": 24, "bb": 112}
+    for name, n in folders.items():
+        for i in range(n):
+            draw(tmp_path / "set" / name / f"{i:03d}.png", i)
+        (tmp_path / "set" / name / "broken.png").write_bytes(b"")
+    sheets_of(tmp_path / "set", tmp_path / "s.png")
+    assert {f"{n + 1} pictures, 1 unreadable" for n in folders.values()} <= set(said)
 
 
 def test_a_set_without_labels_has_one_grid(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from PIL import Image
 
 import verbs.report
 from classify.artifact import load_head
+from classify.evaluate import Measured, compare_pairs, rank
 from classify.page.assemble import embedded_json, write_report
 from classify.page.feature_map import MAPS, draw_maps
 from classify.page.findings import Question, find
 from classify.page.origin import _extract
 from classify.page.thumbnails import encode, make_thumbnails
+from classify.page.words import headline
 from classify.probing import Original
 from data.relabel import Corrections
 from data.store import FeatureStore
@@ -212,6 +215,28 @@ def test_the_command_that_made_a_page_is_all_of_it():
     parser = build_parser()
     arguments = parser.parse_args(asked.split())
     assert parser.parse_args(shlex.split(verbs.report._command(arguments))[1:]) == arguments
+
+
+def told_of(n_heads):
+    """Return the headline of heads that are equally good, each right on other pictures."""
+    rng = np.random.default_rng(0)
+    y = np.zeros(100, dtype=np.int64)
+    measured = []
+    for i in range(n_heads):
+        sure = np.where(rng.permutation(100) < 80, 0.9, 0.1)
+        probabilities = np.stack([sure, 1 - sure], axis=1)
+        measured.append(Measured(types.SimpleNamespace(name=str(i), kind="lr"), ["a", "b"], y, probabilities, []))
+    scores = rank(measured)
+    asked = types.SimpleNamespace(samples=types.SimpleNamespace(split="test"))
+    found = types.SimpleNamespace(scores=scores, pairs=compare_pairs(scores), separation=None, asked=asked)
+    return headline(found, [s.head for s in scores])
+
+
+def test_the_best_of_many_heads_is_said_to_be_flattered_and_a_single_one_is_not():
+    assert re.fullmatch(
+        r"Being the best of 8 heads on these very pictures flatters it by about [3-8]\.\d points\.", told_of(8)[-1]
+    )
+    assert len(told_of(1)) == 1
 
 
 def test_maps_are_the_same_for_a_seed_and_one_far_picture_does_not_press_the_others_together():

@@ -106,6 +106,20 @@ def test_without_corrections_a_head_is_what_it_always_was(store, tmp_path):
     assert "corrections" not in load_head(tmp_path / "r.head").info["trained_on"]
 
 
+def test_audit_looks_at_corrected_labels_and_not_at_what_is_dropped(store, tmp_path):
+    wrong, view = "0/<b>00.png", store.view()
+    file = write(tmp_path / "c.csv", [row_of(store, 0, HOSTILE[0]), row_of(store, 5, "drop")])
+    audits = []
+    for more in ((), ("--relabel", file)):
+        done = penult("audit", store.path, "--head", "ridge", "--json", tmp_path / "a.json", *more)
+        assert done.returncode == 0, done.stderr
+        audits.append(json.loads((tmp_path / "a.json").read_text()))
+    before, after = audits
+    assert [wrong in {row["path"] for row in audit["suspects"]} for audit in audits] == [True, False]
+    assert (before["n"], after["n"]) == (len(view.paths), len(view.paths) - 1)
+    assert after["splits"] == {**before["splits"], "train": before["splits"]["train"] - 1}
+
+
 def test_eval_measures_with_corrected_labels(store, tmp_path):
     assert penult("fit", store.path, "--head", "ridge", "-o", tmp_path / "r.head").returncode == 0
     view = store.view()

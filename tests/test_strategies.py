@@ -80,6 +80,8 @@ def test_rates_fall_towards_the_pictures():
         ({"batch_size": 1}, "batch_size must be 2 or more"),
         ({"optimizer": "adam"}, "optimizer must be one of sgd, adamw: got 'adam'"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+        ({"momentum": 1.5}, "momentum must be at least 0 and below 1: got 1.5"),
+        ({"hold_out": 1.0}, "hold_out must be between 0 and 1: got 1.0"),
         ({"freeze": 2}, "freeze is for the mode partial"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"seed": -1}, "seed must be 0 or more: got -1"),
@@ -93,7 +95,7 @@ def test_rates_fall_towards_the_pictures():
 )
 def test_impossible_values_are_refused(changes, message):
     with pytest.raises(TrainingError, match=message):
-        make_strategy("full", **changes)
+        make_strategy("full", changes=changes)
 
 
 def test_an_unknown_preset_names_those_there_are():

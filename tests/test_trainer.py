@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import finetune.state
-from data.errors import DiskFull, TrainingError
+from data.errors import DiskFull, Diverged, TrainingError
+from finetune.course import Course
 from finetune.devices import Runner
 from finetune.strategies import Strategy
 from finetune.surgery import Depths, Freezing, Tuned
-from finetune.trainer import Course, Trainer, _split
+from finetune.trainer import Trainer, _split
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(23, 6)).astype(np.float32)
@@ -262,3 +263,103 @@ def test_what_a_killed_writer_left_of_a_state_is_removed(tmp_path):
     os.utime(half, (1, 1))
     trainer(tmp_path / "net.ckpt.training", epochs=1).run()
     assert not half.exists()
+
+
+def test_a_mixed_picture_is_right_by_the_shares_of_its_classes(tmp_path):
+    job = trainer(tmp_path / "s", epochs=1, batch_size=18, mixup=1.0, lr=1e-9, keep="last")
+    nn.init.normal_(job.course.network.last.weight, std=5.0)
+    rng = np.random.default_rng([0, 1])
+    rows = rng.permutation(np.arange(18))
+    share = rng.beta(1.0, 1.0)
+    other = rows[rng.permutation(18)]
+    with torch.no_grad():
+        x = torch.from_numpy(share * X[rows] + (1 - share) * X[other]).float()
+        answers = job.course.network(x).argmax(dim=1).numpy()
+    one, two = (answers == Y[rows]).mean(), (answers == Y[other]).mean()
+    assert one != two
+    wanted = share * one + (1 - share) * two
+    assert job.run().epochs[0].train_accuracy == pytest.approx(wanted)
+
+
+class Overflows(nn.Module):
+    """Gives numbers until it has been called some times, then infinity."""
+
+    def __init__(self, calls, training=True):
+        super().__init__()
+        self.calls = calls
+        self.when = training
+
+    def forward(self, x):
+        if self.training == self.when:
+            self.calls -= 1
+            return x * float("inf") if self.calls == 0 else x
+        return x
+
+
+def test_a_loss_that_was_no_number_in_the_midst_of_an_epoch_stops_it(tmp_path):
+    job = trainer(tmp_path / "s", nn.Sequential(*body(), Overflows(2)), batch_size=6, lr=0.0001)
+    job.runner.step = lambda optimizer: optimizer.zero_grad()  # as mixed precision skips such a step
+    with pytest.raises(Diverged, match=r"the loss is nan in epoch 1: lower the learning rate"):
+        job.run()
+
+
+def test_scores_that_are_no_numbers_are_not_taken_for_answers(tmp_path):
+    job = trainer(tmp_path / "s", nn.Sequential(*body(), Overflows(1, training=False)), precision="fp16")
+    with pytest.raises(Diverged, match="scores that are no numbers: take --precision bf16 or float32, lower the"):
+        job.run()
+    assert not (tmp_path / "s").exists()
+
+
+def test_gradients_that_overflow_at_any_scale_are_no_training(tmp_path):
+    class NoGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * float("inf")
+
+    class Layer(nn.Module):
+        def forward(self, x):
+            return NoGradient.apply(x)
+
+    job = trainer(tmp_path / "s", nn.Sequential(*body(), Layer()), precision="fp16", epochs=30, batch_size=6)
+    with pytest.raises(Diverged, match=r"every gradient overflows in epoch \d+, so that nothing is learnt: take"):
+        job.run()
+
+
+def test_an_optimizer_that_finds_no_memory_is_told_with_what_may_help(tmp_path):
+    job = trainer(tmp_path / "s", optimizer="adamw", batch_size=6)
+
+    def full(optimizer):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    job.runner.step = full
+    with pytest.raises(TrainingError, match=r"failed on 6 pictures \(CUDA out of memory\): try a smaller --batch-size"):
+        job.run()
+
+
+def test_what_an_optimizer_remembers_lies_in_memory_as_the_weights_do(tmp_path):
+    def job():
+        layers = nn.Sequential(nn.Unflatten(1, (6, 1, 1)), nn.Conv2d(6, 8, 3, padding=1), nn.Flatten())
+        made = trainer(tmp_path / "s", layers, epochs=4, optimizer="adamw")
+        made.runner.place(made.course.network)
+        return made
+
+    job().run(until=2)
+    again, seen = job(), []
+    real = again.runner.step
+    again.runner.step = lambda optimizer: (real(optimizer), seen.append(optimizer))
+    assert again.run().resumed == 2
+    weight = again.course.network.body[1].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert {seen[0].state[weight][name].stride() for name in ("exp_avg", "exp_avg_sq")} == {weight.stride()}
+
+
+def test_training_leaves_random_generators_as_they_were(tmp_path):
+    torch.manual_seed(5)
+    job = trainer(tmp_path / "s")
+    before = torch.get_rng_state()
+    job.run()
+    assert torch.equal(torch.get_rng_state(), before)

@@ -20,6 +20,7 @@ def add_arguments(add: Adder) -> None:
         "with val)")
     add("--folds", type=folds, default=5, metavar="N", help="folds of what is held out (default: %(default)s)")
     add("--csv", metavar="FILE", help="write every finding there, a row for each picture (- is standard output)")
+    add("--relabel", metavar="FILE.csv", help="corrected labels, as a report exports them")
     add("--seed", type=natural, default=0, help="of folds and samples (default: %(default)s)")
     add("--dataset", metavar="NAME", help=DATASET)
     add("--features", metavar="NAME", help="network or fingerprint, where the store has several")
@@ -28,15 +29,16 @@ def add_arguments(add: Adder) -> None:
 
 def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `audit`."""
-    from classify.audit import Audit
+    from classify.audit import Audit, splits_of
     from classify.audit_report import print_audit, write_audit_csv
     from classify.duplicates import find_copies
+    from data.relabel import read_corrections
     from data.store import FeatureStore
     from data.terminal import ProgressDisplay
 
-    store = FeatureStore(arguments.store)
+    store = FeatureStore(arguments.store, read_corrections(arguments.relabel))
     samples = store.load(dataset=arguments.dataset, features=arguments.features)
-    splits = store.views()[samples.dataset].splits
+    splits = splits_of(samples, store.view(samples.dataset))
     with ProgressDisplay(console, "pictures compared") as display:
         copies = find_copies(samples.X, samples.digests, display.update)
     pair = (arguments.split_pair[0], arguments.split_pair[1]) if arguments.split_pair else None

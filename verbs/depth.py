@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         output = Path(arguments.output or spare, "" if arguments.output else "network")
         output.parent.mkdir(parents=True, exist_ok=True)
         display = stack.enter_context(ProgressDisplay(console, "pictures"))
-        strategy = make_strategy("full", arguments.preset, **changes)
+        strategy = make_strategy("full", arguments.preset, changes)
         tuner = tuner_of(arguments, output, strategy, network_to_tune(arguments), display)
         job = DepthSearch(
             tuner,

@@ -1,6 +1,7 @@
 """Verb `finetune`: train the network itself."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,14 +67,14 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     from classify.folding import fit_probe
     from classify.statistics import wilson_interval
     from data.terminal import ProgressDisplay
+    from finetune.epochs import Epoch
     from finetune.logs import Logs
     from finetune.report import print_epoch, print_note, print_resumed, print_tuning
     from finetune.strategies import make_strategy
-    from finetune.trainer import Epoch
 
     if arguments.mode == "scratch" and arguments.weights not in ("default", "random"):
         wrong_usage("finetune", "--mode scratch begins with random weights: leave out --weights, or take another mode")
-    strategy = make_strategy(arguments.mode, arguments.preset, **changes_of(arguments, "mode"))
+    strategy = make_strategy(arguments.mode, arguments.preset, changes_of(arguments, "mode"))
     output = Path(arguments.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     network = network_to_tune(arguments)
@@ -94,12 +95,8 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         display.update(done, total)
 
     with ProgressDisplay(console, "pictures") as display, logs:
-        tuner = tuner_of(
-            arguments,
-            output,
-            strategy,
-            network,
-            display,
+        tuner = dataclasses.replace(
+            tuner_of(arguments, output, strategy, network, display),
             start=_start_of(arguments.start) if arguments.start else None,
             probe=lambda samples: fit_probe(samples, strategy.seed),
             on_step=stepped,

@@ -51,6 +51,8 @@ VERBS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
+    from data import VERSION
+
     parser = Parser(
         prog="penult",
         description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "
@@ -58,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Start with `penult demo`, or: penult extract PICTURES -o features.h5, penult fit features.h5 --head lr "
         "-o lr.head, penult eval lr.head features.h5",
     )
+    parser.add_argument("--version", action="version", version=f"penult {VERSION}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, verb in VERBS.items():
         own = verbs.add_parser(name, help=verb.TEXT, description=verb.TEXT[0].upper() + verb.TEXT[1:] + ".")

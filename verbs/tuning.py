@@ -75,7 +75,8 @@ def add_recipe(add: Adder, augment: str) -> None:
     add("--weight-decay", type=float, metavar="W", help="(0.0001)")
     add("--warmup", type=float, metavar="EPOCHS", help="over which rates rise from zero (1)")
     add("--label-smoothing", type=float, metavar="S", help="share of the target spread over all classes (0)")
-    add("--mixup", type=float, metavar="A", help="mix pairs of pictures, with shares from Beta(A, A) (0: none)")
+    add("--mixup", type=float, metavar="A", help="mix pairs of pictures, with shares from Beta(A, A); frozen stages "
+        "then run in every epoch (0: none)")
     add("--augment", choices=AUGMENTS, help="crop: random crops and mirroring, new in every epoch, so that no "
         "activations can be kept; views: a few such crops, kept with the activations of frozen stages; flip: mirroring "
         f"({augment})")
@@ -143,9 +144,8 @@ def tuner_of(
     strategy: "Strategy",
     network: "tuple[str, str, Options]",
     display: "ProgressDisplay",
-    **more: Any,
 ) -> "Tuner":
-    """Return the tuner that the arguments describe; `more` are further parameters of it."""
+    """Return the tuner that the arguments of both verbs describe."""
     from data.report import is_store
     from data.store import FeatureStore
     from extract.datasets import open_source
@@ -168,7 +168,6 @@ def tuner_of(
         init=arguments.init,
         on_progress=lambda p: display.update(p.done, p.total, p.skipped),
         on_picture=display.update,
-        **more,
     )
 
 

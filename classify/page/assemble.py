@@ -20,7 +20,7 @@ from data import VERSION
 from data.errors import StoreError
 from data.results import plain
 from data.spec import FeatureSpec
-from data.staging import write_atomically
+from data.staging import disk_full_hint, write_atomically
 from data.views import View
 
 SIZE = 5_000_000
@@ -98,8 +98,13 @@ def refuse_other_file(path: Path) -> None:
     StoreError
         With the next step.
     """
-    if path.is_dir() or (path.exists() and _MARK not in path.read_bytes()[:2000].decode("utf-8", "replace")):
+    if path.is_dir() or (path.exists() and not _is_report(path)):
         raise StoreError(f"{path} exists and is no report: name another file with -o")
+
+
+def _is_report(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return _MARK.encode() in file.read(2000)
 
 
 def write_report(
@@ -154,7 +159,8 @@ def write_report(
     content["steps"] = steps
     page = _fill(content)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page)
+    with disk_full_hint(path, len(page)):
+        write_atomically(path, page)
     return Page(
         path=path,
         bytes=len(page),

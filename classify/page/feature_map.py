@@ -1,7 +1,6 @@
 """Feature vectors on a plane: by principal components at once, by t-SNE or UMAP where they are asked for."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from classify.head import Array, Floats
 from classify.trials import Scaler
+from data.cores import available_cores
 from data.errors import MissingDependency, how_to_install
 
 # Components that t-SNE and UMAP start from: neighbours are the same, and distances cost a twentieth.
@@ -104,7 +104,7 @@ def _tsne(components: Floats, share: float, seed: int) -> FeatureMap:
 
     perplexity = min(_PERPLEXITY, max((len(components) - 1) / 3, 1))
     method = "exact" if len(components) < _EXACT else "barnes_hut"
-    model = TSNE(2, perplexity=perplexity, init="pca", method=method, random_state=seed, n_jobs=os.cpu_count())
+    model = TSNE(2, perplexity=perplexity, init="pca", method=method, random_state=seed, n_jobs=available_cores())
     note = (
         f"t-SNE with a perplexity of {perplexity:.0f} keeps neighbours together; distances between groups, and their "
         "sizes, mean nothing (van der Maaten and Hinton 2008)."

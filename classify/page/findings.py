@@ -8,7 +8,7 @@ import numpy as np
 
 from classify.advise import Advice, advise
 from classify.artifact import TrainedHead
-from classify.audit import Audit
+from classify.audit import Audit, splits_of
 from classify.duplicates import find_copies
 from classify.evaluate import Asked, Pair, Scores, ask, compare_pairs, rank
 from classify.extrapolate import Extrapolation, extrapolate
@@ -193,8 +193,7 @@ def _audited(
     whole = dataclasses.replace(whole, widths=(whole.X.shape[1],), specs=whole.specs[-1:])
     on_stage("pictures compared")
     copies = find_copies(whole.X, whole.digests, on_progress)
-    rows = {path: i for i, path in enumerate(question.store.view(whole.dataset).paths)}
-    splits = question.store.view(whole.dataset).splits[[rows[path] for path in whole.paths]]
+    splits = splits_of(whole, question.store.view(whole.dataset))
     on_stage("fits of the audit")
     try:
         return Audit(whole, splits, copies, kind, seed=question.seed, brief=True).run(None, on_progress, params)

@@ -175,7 +175,7 @@ const shareAxis = (label) => ({ domain: [0, 1], format: percents, label, ticks: 
 
 function calibrationChart(width) {
   const x = shareAxis("confidence");
-  const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 58, x, y: shareAxis("answers that are right"), label: `calibration of ${head().name}` });
+  const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 58, right: 22, x, y: shareAxis("answers that are right"), label: `calibration of ${head().name}` });
   const bins = head().calibration;
   chart.inside.append(svg("line", { class: "diagonal", x1: chart.x(0), y1: chart.y(0), x2: chart.x(1), y2: chart.y(1) }));
   chart.inside.append(line(bins.map((bin) => [chart.x(bin.confidence), chart.y(bin.accuracy)]), { class: "line thin" }));
@@ -192,7 +192,7 @@ function confidenceChart(width) {
   const bins = head().calibration;
   const most = Math.max(...bins.map((bin) => bin.n));
   const y = { domain: [0, most * 1.05], format: whole, label: "pictures" };
-  const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 62, x: shareAxis("confidence"), y, label: `confidence of ${head().name}` });
+  const chart = frame({ width, height: Math.min(width * 0.8, 380), left: 62, right: 22, x: shareAxis("confidence"), y, label: `confidence of ${head().name}` });
   for (const bin of bins) {
     const right = Math.round(bin.n * bin.accuracy);
     const box = { x: chart.x(bin.low) + 1, width: chart.x(bin.high) - chart.x(bin.low) - 2 };

@@ -78,10 +78,9 @@ def make_checkpoint(path: Path) -> None:
     from torch import nn
 
     from finetune.checkpoint import save_checkpoint
+    from finetune.epochs import Epoch
     from finetune.strategies import make_strategy
     from finetune.surgery import Operated, Tuned
-    from finetune.trainer import Epoch
-    from finetune.tuning import without_time
 
     network = Tuned(nn.Sequential(OrderedDict(conv=nn.Linear(3, 3))), 3, 2)
     for i, parameter in enumerate(network.parameters()):
@@ -92,9 +91,9 @@ def make_checkpoint(path: Path) -> None:
     facts = {
         "classes": ["ant", "bee"],
         "weights_before": SPEC.weights,
-        "strategy": dataclasses.asdict(make_strategy("full", "ants", epochs=1)),
+        "strategy": dataclasses.asdict(make_strategy("full", "ants", {"epochs": 1})),
         "trained_on": {"dataset": "golden", "split": "train", "n": 2, "identity": "0123456789abcdef" * 4},
-        "epochs": [without_time(Epoch(1, 0.001, 0.5, 0.75, 0.25, 1.0, 2.0))],
+        "epochs": [Epoch(1, 0.001, 0.5, 0.75, 0.25, 1.0, 2.0).without_time()],
         "kept_epoch": 1,
     }
     save_checkpoint(path, Operated(network, SPEC, ("fc",), found, ()), facts, DIGESTS[:2])
