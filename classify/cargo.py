@@ -139,8 +139,9 @@ def choose_cargo(store: FeatureStore, order: Order, fit: Fit) -> Cargo:
             views.append(store.view(head.dataset))
     views = views or [store.view()]
     notes = [note for head in heads if (note := _changed(store, head, order.corrections))]
-    if heads and order.corrections:
-        notes.append(f"measured on the labels that {order.corrections.path} corrects")
+    if order.corrections:
+        done = "measured on" if heads else "there is no head to measure on"
+        notes.append(f"{done} the labels that {order.corrections.path} corrects")
     packed: dict[str, Packed] = {}
     components: dict[str, Components] = {}
     for fingerprint, others in _chosen(store, held, order, heads, views).items():

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from classify.artifact import TrainedHead, load_head
 from classify.cargo import Fit, Order, Passenger, choose_cargo, labels_of
 from classify.carried import Trip, carry_projected, measure_trips
@@ -307,10 +305,9 @@ def _labelled_split(view: View) -> str | None:
 
 
 def _dataset(view: View) -> dict[str, Any]:
-    names, counts = np.unique(view.splits, return_counts=True)
     return {
         "name": view.name,
         "images": len(view.paths),
         "classes": view.classes,
-        "splits": {str(name): int(count) for name, count in zip(names, counts, strict=True)},
+        "splits": view.split_counts(),
     }

@@ -72,7 +72,7 @@ def test_what_would_be_left_out_anyway_is_wrong_usage(relabelled, tmp_path):
     for part, option in (("thumbnails", ("--thumbnails", "5MB")), ("models", ("--weights", "w.pth"))):
         done = penult("pack", "features.h5", "-o", tmp_path / "b", "--without", part, *option, cwd=relabelled)
         assert (done.returncode, (tmp_path / "b").exists()) == (2, False)
-        assert f"{option[0]} is of {part}, and --without {part} leaves them out" in done.stderr
+        assert f"{option[0]} is for {part}, which --without {part} leaves out" in done.stderr
 
 
 @pytest.mark.parametrize("calibration", ["temperature", "platt", "none"])

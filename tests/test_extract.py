@@ -262,7 +262,7 @@ class Engine:
     def __init__(self, backbone, *_):
         self.step = 500 if "resnet" in backbone.spec.backbone else 700
     def forward(self, pixels):
-        time.sleep(0.004)
+        time.sleep(0.02)  # a block takes as long as a kill waits, however fast the machine
         return (pixels.reshape(len(pixels), -1)[:, :: self.step].astype(np.float32),)
 extract.wanted.open_backbone = lambda name, *_, **__: Backbone(None, (dataclasses.replace(SPEC, backbone=name),))
 sys.modules["extract.engines"] = types.ModuleType("extract.engines")

@@ -188,7 +188,10 @@ def test_a_store_remembers_the_manifest_and_the_name_and_a_report_repeats_them(p
     made = ("extract", "list.csv", "-o", "f.h5", "--name", "my pets", *TINY)
     assert penult(*made, cwd=tmp_path).returncode == 0
     store, head = FeatureStore(tmp_path / "f.h5"), tmp_path / "c.head"
-    extract_listed(store.path, store.view(), Wanted(TINY[1], "random", layers=("layer3",)), Setup())  # keeps it
+    wanted = Wanted(TINY[1], "random", layers=("layer3",))
+    extract_listed(store.path, store.view(), wanted, Setup("torch", "cpu", batch_size=3))  # keeps it
+    (added,) = (info for info in store.features().values() if info.spec.layer == "layer3")
+    assert added.provenance[-1]["batch_size"] == 3
     view = store.view()
     assert (view.root, view.source, view.named) == (str(tmp_path), str(tmp_path / "list.csv"), True)
     with h5py.File(store.path) as file:

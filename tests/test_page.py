@@ -217,13 +217,13 @@ def test_the_command_that_made_a_page_is_all_of_it():
     assert parser.parse_args(shlex.split(verbs.report._command(arguments))[1:]) == arguments
 
 
-def told_of(n_heads):
-    """Return the headline of heads that are equally good, each right on other pictures."""
+def told_of(*n_right):
+    """Return the headline of heads that are right on so many of 100 pictures, each on others."""
     rng = np.random.default_rng(0)
     y = np.zeros(100, dtype=np.int64)
     measured = []
-    for i in range(n_heads):
-        sure = np.where(rng.permutation(100) < 80, 0.9, 0.1)
+    for i, n in enumerate(n_right):
+        sure = np.where(rng.permutation(100) < n, 0.9, 0.1)
         probabilities = np.stack([sure, 1 - sure], axis=1)
         measured.append(Measured(types.SimpleNamespace(name=str(i), kind="lr"), ["a", "b"], y, probabilities, []))
     scores = rank(measured)
@@ -233,10 +233,12 @@ def told_of(n_heads):
 
 
 def test_the_best_of_many_heads_is_said_to_be_flattered_and_a_single_one_is_not():
-    assert re.fullmatch(
-        r"Being the best of 8 heads on these very pictures flatters it by about [3-8]\.\d points\.", told_of(8)[-1]
+    flattered = r"Being the best of 8 heads on these very pictures flatters it by about [3-8]\.\d points\."
+    assert re.fullmatch(flattered, told_of(*[80] * 8)[-1])
+    assert len(told_of(80)) == 1
+    assert told_of(99, 60)[1] == (
+        "It is 39.0 points ahead of 1, and the difference is real (McNemar's exact test, p < 0.001)."
     )
-    assert len(told_of(1)) == 1
 
 
 def test_maps_are_the_same_for_a_seed_and_one_far_picture_does_not_press_the_others_together():

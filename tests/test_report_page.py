@@ -214,7 +214,7 @@ def test_a_second_round_of_corrections_keeps_the_first(browser, tmp_path):
     assert not page.locator(".tray").is_visible()  # what was chosen on the labels from before is none of this page's
     choose(page, digests[9], "ant")
     choose(page, digests[16], "bee")
-    assert page.locator(".tray").inner_text().startswith("2 corrections 2 new labels, beside 2 that this page was made")
+    assert page.locator(".tray").inner_text().startswith("2 corrections 2 new labels, beside 2 from before")
     elsewhere = ["far.png", "f" * 64, "ant", "bee"]  # which another report of the set showed
     page.evaluate(
         """([known, row]) => {

@@ -56,9 +56,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
 
     for option, part in (("thumbnails", "thumbnails"), ("weights", "models")):
         if part in arguments.without and getattr(arguments, option):
-            wrong_usage(
-                "pack", f"--{option} is of {part}, and --without {part} leaves them out: leave out one of the two"
-            )
+            wrong_usage("pack", f"--{option} is for {part}, which --without {part} leaves out: drop one of the two")
     room = _ROOM if arguments.thumbnails is None else arguments.thumbnails
     with ProgressDisplay(console, "vectors") as display:
         packing = Packing(

@@ -2,7 +2,6 @@
 
 import argparse
 
-from data import VERSION
 from verbs import (
     advise,
     audit,
@@ -52,6 +51,8 @@ VERBS = {
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all verbs."""
+    from data import VERSION
+
     parser = Parser(
         prog="penult",
         description="Extract once, classify many: a frozen network's features in a store that can be trusted, and "

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
             look=look,
             licence=lambda spec: _licence(store, spec),
             command=_command(arguments),
-            size=arguments.size or SIZE,
+            size=SIZE if arguments.size is None else arguments.size,
             on_stage=display.count,
             on_progress=display.update,
         )
@@ -154,7 +154,7 @@ def _command(arguments: argparse.Namespace) -> str:
         words += [f"--{name}", getattr(arguments, name)] if getattr(arguments, name) else []
     words += ["--map", *arguments.maps] if arguments.maps != ["pca"] else []
     words += ["--quick"] if arguments.quick else []
-    words += ["--size", f"{arguments.size / 1e3:.0f}kB"] if arguments.size else []
+    words += ["--size", f"{arguments.size / 1e3:.0f}kB"] if arguments.size is not None else []
     words += ["--seed", str(arguments.seed)] if arguments.seed else []
     return shlex.join(words)
 

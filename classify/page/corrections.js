@@ -85,7 +85,7 @@ function showTray() {
   tray.hidden = !n;
   if (!n) return;
   const what = [n - dropped ? many(n - dropped, "new label") : "", dropped ? `${whole(dropped)} to drop` : ""].filter(Boolean).join(", ");
-  const beside = before.size ? `, beside ${whole(before.size)} that this page was made with` : "";
+  const beside = before.size ? `, beside ${whole(before.size)} from before` : "";
   tray.replaceChildren(
     el("div", { class: "said" }, el("b", { text: many(n, "correction") }), el("span", { class: "quiet", text: ` ${what}${beside}` })),
     el("code", { class: "wide", text: "penult fit STORE --head lr -o new.head --relabel corrections.csv" }),

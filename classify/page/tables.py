@@ -165,5 +165,5 @@ def dataset_table(view: View, targets: npt.NDArray[np.int32], splits: list[str])
         "imbalance": float(of_class.max() / of_class.min()) if len(of_class) and of_class.min() else None,
         "skipped": [{"path": s.path, "reason": s.reason} for s in view.skipped],
         "split_rule": view.split_rule,
-        "info": "" if view.root.startswith("object:") else shlex.join(["penult", "info", view.root]),
+        "info": "" if view.root.startswith("object:") else shlex.join(["penult", "info", view.source or view.root]),
     }

@@ -55,15 +55,15 @@ def _against_others(found: Findings, names: Sequence[str]) -> list[str]:
     ahead = f"{gap:.1f} points ahead of {second}" if gap else f"as often right as {second}"
     p = next(pair.p_holm for pair in found.pairs if {pair.a, pair.b} == {best.head, others[0].head})
     if not ties:
-        return [f"It is {ahead}, and the difference is real (McNemar's exact test, p = {_p(p)})."]
+        return [f"It is {ahead}, and the difference is real (McNemar's exact test, {_p(p)})."]
     needed = found.separation.pictures if found.separation else None
     more = f" About {_round(needed):,} test pictures would tell the two apart." if needed and gap else ""
     if len(ties) == len(others):
         every = f"all {len(others) + 1} heads tie" if len(others) > 1 else "the two tie"
-        chance = f", which chance could do (p = {_p(p)})" if gap else ""
+        chance = f", which chance could do ({_p(p)})" if gap else ""
         return [f"It is {ahead}{chance}: {every}.{more}"]
     tell = f"it ties with {_listed(ties)}, and is better than the other {_number(len(others) - len(ties))}"
-    chance = f" (p = {_p(p)})" if gap else ""
+    chance = f" ({_p(p)})" if gap else ""
     return [f"It is {ahead}{chance}: {tell}.{more}"]
 
 
@@ -173,7 +173,7 @@ def _calibration_step(best: Scores, probabilities: Floats) -> list[dict[str, str
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.2g}"
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
 
 
 def _round(number: int) -> int:
