@@ -4,9 +4,12 @@ Exit 0 done, 1 failed with one clear message, 2 wrong usage, 130 interrupted and
 """
 
 import importlib.util
+import math
 import os
 import re
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +19,39 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _OURS = ("data", "extract", "classify", "finetune", "verbs")
+# Ctrl-C is pressed again by who sees nothing happen at once; in seconds.
+_ONE_INTERRUPTION = 5.0
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb and return the exit code."""
+    """Run one verb and return the exit code; without `argv` the process's own, whose Ctrl-C is then ours."""
+    if argv is None:
+        _interrupt_once()
+    try:
+        return _run(argv)
+    except KeyboardInterrupt as error:
+        if argv is None:  # Python takes a while to end, too
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(f"\npenult: {str(error) or 'interrupted: run the same command again'}", file=sys.stderr)
+        return 130
+
+
+def _interrupt_once() -> None:
+    """Let Ctrl-C not disturb what an earlier one has to finish: for seconds they count as one."""
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # a shell's background job ignores it
+        return
+    latest = -math.inf
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal latest
+        before, latest = latest, time.monotonic()
+        if latest - before > _ONE_INTERRUPTION:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def _run(argv: list[str] | None) -> int:
     foreign = _foreign_package()
     if foreign:
         print(f"penult: error: {foreign}", file=sys.stderr)
@@ -42,9 +74,6 @@ def main(argv: list[str] | None = None) -> int:
 
             write_json(arguments.json, result)
         return int(code)
-    except KeyboardInterrupt as error:
-        print(f"\npenult: {str(error) or 'interrupted: run the same command again'}", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has gone, as in `penult info STORE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

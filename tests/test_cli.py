@@ -162,6 +162,15 @@ def test_ctrl_c_in_fit_says_what_is_there(work, monkeypatch, kind, said):
     assert not (work / "heads").exists()
 
 
+def test_ctrl_c_before_the_verb_begins_is_one_line(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("verbs.parser.build_parser", interrupt)
+    done = penult("info", "f.h5")
+    assert (done.returncode, done.stderr) == (130, "\npenult: interrupted: run the same command again\n")
+
+
 def test_a_foreign_package_of_the_same_name_is_named(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/__init__.py").write_text("")
