@@ -152,10 +152,13 @@ def _families(store: FeatureStore, dataset: str | None, features: str | None) ->
     view = store.view(dataset)
     families: dict[FeatureSpec, list[FeatureSpec]] = {}
     wanted = set()
-    for source in covering([store], view.name):
-        family = family_of(source.info.spec)
-        families.setdefault(family, []).append(source.info.spec)
-        if features is None or source.info.is_called(features):
+    for source in covering([store], view.name, kept=True):
+        info = source.info
+        if info.spec.is_activations:
+            continue
+        family = family_of(info.spec)
+        families.setdefault(family, []).append(info.spec)
+        if not info.kept and (features is None or info.is_called(features)):  # what is kept adds layers, no network
             wanted.add(family)
     whole = [sorted(f, key=layer_order) for f in families.values() if any(s.layer == PENULTIMATE for s in f)]
     chosen = [specs for specs in whole if family_of(specs[-1]) in wanted]

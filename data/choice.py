@@ -1,6 +1,7 @@
 """Which of a store's image sets and features are meant: by name, all layers of one network, and their other views.
 
-Features that training keeps are meant where a name fits nothing else: they change nothing that a plain command does.
+Features that training or a contest keeps are meant where a name fits nothing else: they change nothing that a plain
+command does.
 """
 
 import dataclasses
@@ -66,8 +67,9 @@ def choose_features(held: Held, names: Sequence[str], covers: Covers, where: str
         What the store holds.
     names : sequence of str
         Each the beginning of a fingerprint, a network, a layer, or both as titles have them; ``all-stages`` or
-        ``NETWORK/all-stages``: every layer of one network, as `layers_of` orders them. None: the only ones there are.
-        Where a name, or none, fits several, what was asked for is meant, and of that the penultimate layer in colour.
+        ``NETWORK/all-stages``: every layer of one network, as `layer_order` orders them. None: the only ones there
+        are. Where a name, or none, fits several, what was asked for is meant, and of that the penultimate layer in
+        colour.
     covers : callable
         Whether the features of a fingerprint are there of every picture of the image set.
     where, dataset : str
@@ -150,12 +152,17 @@ def _choose_one(held: Held, name: str, covers: Covers, where: str, dataset: str)
 
 
 def _all_layers(held: Held, network: str, covers: Covers, where: str, dataset: str) -> list[str]:
-    """Return every layer of the network of which the store has several, those that all pictures have."""
+    """Return every layer of the network of which the store has several, those that all pictures have.
+
+    Where of what was asked for there are no two, kept ones beside one that was count; kept activations are no layers.
+    """
     families: dict[FeatureSpec, list[str]] = {}
     for fp, info in held.items():
-        if (not network or info.is_called(network)) and not info.kept and covers(fp):
+        if (not network or info.is_called(network)) and not info.spec.is_activations and covers(fp):
             families.setdefault(family_of(info.spec), []).append(fp)
-    several = {family: fps for family, fps in families.items() if len(fps) > 1}
+    asked = {family: [fp for fp in fps if not held[fp].kept] for family, fps in families.items()}
+    several = {family: fps for family, fps in asked.items() if len(fps) > 1}
+    several = several or {family: fps for family, fps in families.items() if asked[family] and len(fps) > 1}
     centres = {family: fps for family, fps in several.items() if family.view == "center"}
     several = centres or several
     if len(several) == 1:

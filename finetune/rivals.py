@@ -64,7 +64,7 @@ class Rivals:
         return dataclasses.replace(own, options=dataclasses.replace(own.options, color=color), layers=(PENULTIMATE,))
 
     def features(self, color: str, every_stage: bool) -> list[FeatureSpec]:
-        """Extract what the store lacks; return the specs, the penultimate features first.
+        """Extract what the store lacks, to be kept for contests; return the specs, the penultimate features first.
 
         Parameters
         ----------
@@ -73,9 +73,8 @@ class Rivals:
         every_stage : bool
             Whether features of every stage are needed, too.
         """
-        wanted = self.wanted(color)
-        if every_stage:
-            wanted = dataclasses.replace(wanted, layers=(PENULTIMATE, ALL_STAGES))
+        layers = (PENULTIMATE, ALL_STAGES) if every_stage else (PENULTIMATE,)
+        wanted = dataclasses.replace(self.wanted(color), layers=layers, kept=True)
         setup = Setup(device=self.device)
         done = extract_listed(self.store.path, self.store.view(self.dataset), wanted, setup, self.on_progress)
         held = self.store.features()

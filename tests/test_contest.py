@@ -8,6 +8,7 @@ import pytest
 from conftest import TINY, penult
 
 import verbs.arguments
+from classify.artifact import load_head
 from classify.contest import STRATEGIES, Contest, Run, colour_differences, judge_advice, rank_runs
 from classify.statistics import mcnemar_exact
 
@@ -109,6 +110,32 @@ def test_all_strategies_meet_on_one_store(pictures, tmp_path):
     done = penult("eval", tmp_path / "kept" / "pictures-rgb-full-0.ckpt", store, "--json", out)
     full = next(e for e in answer["contests"][0]["entries"] if e["strategy"] == "full")
     assert json.loads(out.read_text())["heads"][0]["accuracy"] == pytest.approx(full["accuracy"])
+
+
+def test_a_contest_leaves_nothing_behind_that_plain_commands_look_at(pictures, tmp_path):
+    store, out, head = tmp_path / "f.h5", tmp_path / "r.json", tmp_path / "h.head"
+    tiny = [*TINY, "--input-size", "32"]
+    penult("extract", pictures, "-o", store, *tiny)
+    done = penult("compare", store, "--strategies", "head2toe", "--colors", "rgb", "gray")
+    assert done.returncode == 0, done.stderr
+
+    def ranked():
+        done = penult("compare", store, "--heads", "ridge", "--json", out)
+        assert done.returncode == 0, done.stderr
+        return [head for ranking in json.loads(out.read_text())["rankings"] for head in ranking["heads"]]
+
+    assert len(ranked()) == 1
+    # who names the stages finds them, and the advice takes what is there
+    done = penult("fit", store, "--head", "lr", "--features", "all-stages", "-o", head, "--json", out)
+    assert done.returncode == 0, done.stderr
+    assert len(load_head(head).specs) > 2
+    assert penult("advise", store, "--json", out).returncode == 0
+    (network,) = json.loads(out.read_text())["backbones"]
+    assert len(network["layers"]) > 2
+    # and who asks for them makes them features like others, which costs nothing
+    done = penult("extract", pictures, "-o", store, *tiny, "--layers", "all-stages", "penultimate", "--json", out)
+    assert (done.returncode, json.loads(out.read_text())["extracted"]) == (0, 0)
+    assert len(ranked()) == len(load_head(head).specs)
 
 
 def test_a_store_without_plain_features_is_refused(pictures, tmp_path):

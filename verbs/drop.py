@@ -18,7 +18,7 @@ def add_arguments(add: Adder) -> None:
     # fmt: off
     add("store", metavar="STORE")
     add("features", nargs="*", metavar="NAME", help="network, layer, NETWORK/LAYER or fingerprint: all that it fits")
-    add("--activations", action="store_true", help="what finetune, depth and eval kept to go on from there")
+    add("--activations", action="store_true", help="what finetune, depth, eval and contests kept to go on from there")
     add("--dataset", metavar="NAME", help="an image set instead, and the vectors that no other image set has pictures "
         "of")
     # fmt: on
