@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -121,7 +121,10 @@ def _console(arguments: "argparse.Namespace") -> "Console":
 
     console = Console(stderr=busy, markup=False, highlight=False, soft_wrap=False)
     if not console.is_terminal:
-        console = Console(stderr=busy, markup=False, highlight=False, width=160)
+        from data.terminal import Trimmed
+
+        lines: Any = Trimmed(sys.stderr if busy else sys.stdout)
+        console = Console(file=lines, markup=False, highlight=False, width=160)
     return console
 
 

@@ -1,9 +1,10 @@
 """What all stages show on a terminal: the console, progress as a bar or as plain lines, small formats."""
 
+import re
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,26 @@ class PlainTerminal:
     def print(self, *texts: Any, style: str | None = None, soft_wrap: bool | None = None) -> None:
         """Show a line."""
         print(*texts, file=sys.stderr if self.stderr else sys.stdout, flush=True)
+
+
+class Trimmed:
+    """A text file whose lines lose the blanks at their ends, with which rich fills tables up.
+
+    Parameters
+    ----------
+    file : text file
+        Where they are written.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> None:
+        """Write whole lines."""
+        self._file.write(re.sub(r" +(?=\n)", "", text))
 
 
 class ProgressDisplay:

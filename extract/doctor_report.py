@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from data.splits import SplitRule
 from data.terminal import duration, printable, size
 from extract.doctor import Examination
 from extract.estimate import Job
@@ -162,9 +163,16 @@ def _offline(found: Examination) -> list[str]:
     return [f"networks whose weights are here: {', '.join(held[:_NETWORKS]) or 'none'}{more}"]
 
 
+def planned_splits(job: Job) -> str:
+    """Return the splits of a set, or how `extract` splits one that brings none."""
+    if job.classes and not any(job.splits):
+        return f"no splits: extract holds out {SplitRule().test_fraction:.0%} of each class as test"
+    return ", ".join(f"{name or 'no split'} {n:,}" for name, n in job.splits.items())
+
+
 def _job(job: Job, failed: str) -> list[str]:
     seen = job.glance
-    splits = ", ".join(f"{name or 'no split'} {n:,}" for name, n in job.splits.items())
+    splits = planned_splits(job)
     classes = f" in {_n(job.classes, 'class')}" if job.classes else ""
     lines = [f"{job.source}: {_n(job.pictures, 'picture')}{classes} ({splits})"]
     if seen.width is not None:

@@ -6,6 +6,8 @@ from data.views import Skipped
 
 # A stage with this share of the work is named as the limit.
 _LIMIT = 0.5
+# What takes less is over before anybody could make it faster; in seconds.
+_SHORT = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def name_limit(seconds: dict[str, float], *, on_cpu: bool, engine: str, workers:
         lanes = 2 if engine == "torch/cuda" else 1
         busy |= {"forward": seconds["forward"] / lanes, "write": seconds["write"]}
     total = sum(busy.values())
-    if not total:
+    if not total or wall < _SHORT:
         return ""
     stage = max(busy, key=lambda name: busy[name])
     share = busy[stage] / total

@@ -162,6 +162,12 @@ def test_ctrl_c_in_fit_says_what_is_there(work, monkeypatch, kind, said):
     assert not (work / "heads").exists()
 
 
+def test_no_line_ends_in_blanks_where_no_terminal_is(work):
+    lines = penult("compare", "f.h5", "--heads", "lr", "ridge", cwd=work).stdout.splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_ctrl_c_before_the_verb_begins_is_one_line(monkeypatch):
     def interrupt():
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from data.images import open_images
 from extract.apart import Answer, run_apart
 from extract.at_hand import cached_networks, caches, has_weights
 from extract.doctor import Examination, examine, examine_job
-from extract.doctor_report import print_examination
+from extract.doctor_report import planned_splits, print_examination
 from extract.estimate import draw, measure_job
 from extract.extractor import Extractor
 from extract.findings import problems_of
@@ -39,6 +40,15 @@ def page(found):
     text = io.StringIO()
     print_examination(Console(width=160, file=text, markup=False), found)
     return text.getvalue()
+
+
+def test_a_set_without_splits_is_told_what_extract_makes_of_it():
+    def said(splits, classes=2):
+        return planned_splits(types.SimpleNamespace(splits=splits, classes=classes))
+
+    assert said({"": 71}) == "no splits: extract holds out 20% of each class as test"
+    assert said({"": 71}, classes=0) == "no split 71"  # nobody can say what a class is
+    assert said({"": 1, "train": 70}) == "no split 1, train 70"
 
 
 def test_the_page_and_the_job_of_a_real_machine(pictures, tmp_path):

@@ -55,6 +55,19 @@ def test_a_network_stands_for_all_its_layers(store):
     assert FeatureStore(store).views()["toys"].same_as(make_view(ROWS))
 
 
+def test_features_of_one_title_are_told_apart(store, stage):
+    large = dataclasses.replace(OTHER, crop=(96, 96))
+    stage(store, ROWS, large, 16)
+    publish(store, make_view(ROWS), commands={large.fingerprint: {"backbone": "mine"}})
+    small, large = (f"{OTHER.title} at {spec.crop[0]}x{spec.crop[1]}" for spec in (OTHER, large))
+    refusal = penult("drop", store, "nothing").stderr
+    assert small in refusal
+    assert large in refusal
+    done = penult("drop", store, "layer3").stdout
+    assert f"dropped {small} of 60 pictures" in done
+    assert f"dropped {large} of 60 pictures" in done
+
+
 def test_names_that_fit_nothing_drop_nothing(store):
     done = penult("drop", store, "layer3", "layer9")
     assert done.returncode == 1

@@ -305,6 +305,11 @@ def test_the_limit_is_named_with_what_to_try(busy, on_cpu, engine, sentence):
     assert text.startswith(sentence)
 
 
+def test_what_is_over_in_a_moment_has_no_limit():
+    moment = {"read": 0.001, "decode": 0.002, "forward": 0.01, "write": 0.05}
+    assert name_limit(moment, on_cpu=True, engine="onnx/cpu", workers=2, cores=2, wall=0.06) == ""
+
+
 def test_no_work_has_no_limit():
     nothing = {"read": 0.0, "decode": 0.0, "forward": 0.0, "write": 0.0}
     assert name_limit(nothing, on_cpu=True, engine="onnx/cpu", workers=2, cores=2, wall=0.0) == ""

@@ -45,6 +45,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
 def _drop_features(store: "FeatureStore", names: list[str], activations: bool, console: "Console") -> dict[str, Any]:
     from data.drop import drop
     from data.errors import StoreError
+    from data.spec import told_apart
     from data.terminal import size
 
     held = store.features()
@@ -52,7 +53,7 @@ def _drop_features(store: "FeatureStore", names: list[str], activations: bool, c
     for name in names:
         found = store.named(name)
         if not found:
-            titles = ", ".join(sorted(info.spec.title for info in held.values())) or "none at all"
+            titles = ", ".join(sorted(told_apart(info.spec for info in held.values()).values())) or "none at all"
             raise StoreError(f"{store.path} holds no features {name!r}, only {titles}: name one of these")
         gone.update(found)
     freed = drop(store.path, gone) if gone else 0
@@ -84,9 +85,11 @@ def _drop_set(store: "FeatureStore", name: str, console: "Console") -> dict[str,
 
 def _dropped(held: "dict[str, FeatureInfo]", rows: dict[str, int], console: "Console") -> list[dict[str, Any]]:
     """Say which vectors went, and return it as JSON has it."""
+    from data.spec import told_apart
     from data.terminal import size
     from data.words import counted
 
+    titles = told_apart(info.spec for info in held.values())
     dropped: list[dict[str, Any]] = [
         {
             "fingerprint": fp,
@@ -97,5 +100,6 @@ def _dropped(held: "dict[str, FeatureInfo]", rows: dict[str, int], console: "Con
         for fp, n in rows.items()
     ]
     for item in dropped:
-        console.print(f"dropped {item['title']} of {counted(item['rows'], 'picture')}, {size(item['bytes'])}")
+        title = titles[item["fingerprint"]]
+        console.print(f"dropped {title} of {counted(item['rows'], 'picture')}, {size(item['bytes'])}")
     return dropped
