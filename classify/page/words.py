@@ -119,8 +119,8 @@ def _audit_steps(audit: dict[str, Any] | None) -> list[dict[str, str]]:
         are = f"{n} labels look" if n > 1 else "One label looks"
         steps.append(
             _step(
-                f"{are} wrong, judged by heads that had not seen them; the surest: {worst['path']} is labelled "
-                f"{worst['label']} and looks like {worst['suggested']}.",
+                f"{are} wrong, judged by {audit['head']} on {audit['features']}, trained without them; the surest: "
+                f"{worst['path']} is labelled {worst['label']} and looks like {worst['suggested']}.",
                 "suspects",
             )
         )
