@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/python pipeline.py demo -o demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
