@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from classify.probing import FOLDS, PENULTIMATE, TOGETHER, Backbone, Original, Slope, draw, measure, slope_of
+from classify.extrapolate import Slope
+from classify.probing import FOLDS, PENULTIMATE, TOGETHER, Backbone, Original, draw, measure, slope_of
 from classify.prospects import COVERAGE, MACS, Gain, Price, expected_gain, price
 from classify.protocols import distinct
 from classify.similarity import FAR, NEAR, UNCLEAR, Evidence, judge, verdict
@@ -89,7 +90,6 @@ def advise(
     dataset: str | None = None,
     features: str | None = None,
     seed: int = 0,
-    with_slope: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Advice:
     """Say which strategy suits an image set, by what its training split shows; no other split is read.
@@ -106,8 +106,6 @@ def advise(
         A network, or a fingerprint; without it all networks are compared, and the best one is advised on.
     seed : int
         Of the draw of pictures and of the folds.
-    with_slope : bool
-        Measure the slope of the learning curve, too, which takes the most time.
     on_progress : callable, optional
         Called with the number of measurements done and in all.
 
@@ -119,7 +117,7 @@ def advise(
         If the training split has fewer than two classes.
     """
     families = _families(store, dataset, features)
-    steps = sum(len(specs) + (len(specs) > 1) for specs in families) + FOLDS * with_slope
+    steps = sum(len(specs) + (len(specs) > 1) for specs in families) + FOLDS
     done = 0
 
     def report() -> None:
@@ -143,7 +141,7 @@ def advise(
     assert every is not None
     found.sort(key=lambda one: (-one[0].penultimate.accuracy, -one[0].scores.log_me))
     _, last, alpha = found[0]
-    slope = slope_of(last, alpha, seed, report) if with_slope else None
+    slope = slope_of(last, alpha, seed, report)
     return _decide(every, [backbone for backbone, *_ in found], len(last), slope)
 
 
@@ -322,9 +320,7 @@ def _unknown(
                 "trained with label smoothing are less sure of everything."
             )
     if slope is None:
-        lines.append(
-            "What more pictures would give: no learning curve was measured, or there are too few to leave some out."
-        )
+        lines.append("What more pictures would give: there are too few to leave some out.")
     if n_networks == 1:
         lines.append(
             "Whether another network would do better: the store has one, and LogME, H-score, LEEP and NCE rank "

@@ -162,14 +162,7 @@ def _agreement(backbones: list[Backbone]) -> str:
 def _print_more(console: Console, advice: Advice, best: Backbone) -> None:
     _heading(console, "and further")
     if advice.slope:
-        slope = advice.slope
-        path = ", ".join(f"{100 * a:.1f}% of {n:,}" for n, a in zip(slope.sizes, slope.accuracies, strict=True))
-        low, high = (100 * bound for bound in slope.interval)
-        verdict = "more pictures help" if low > 0 else "whether more pictures help cannot be told"
-        console.print(
-            f"Learning curve: {path} pictures; the last doubling gave {100 * slope.gain:+.1f} points "
-            f"[{low:+.1f}, {high:+.1f}], so {verdict}."
-        )
+        console.print(f"Learning curve: {advice.slope.sentence}")
     if best.spacing:
         found = best.spacing
         console.print(

@@ -77,7 +77,8 @@ class Audit:
 
             - ``duplicates``: ``copies`` (pictures whose file equals another's), ``near_pairs``, ``same_vector``,
               ``across_splits`` and ``under_two_labels`` (groups), ``fence``, ``pairs`` [{a, b, similarity, excess}],
-              ``groups`` [{pictures: [{path, label, split}], exact, splits, labels, similarity}]
+              ``groups`` [{pictures: [{path, label, split}], exact, exact_copies, splits, labels, similarity}];
+              ``exact`` groups are one file only, ``exact_copies`` counts the files that equal another of the group
             - ``leak``: ``train, test, n, copied, accuracy, accuracy_ci95, accuracy_without, accuracy_without_ci95,
               difference, difference_ci95``, or null
             - ``suspects`` and ``hard``: [{path, split, label, suggested, score, probability}]; the score is the
@@ -197,10 +198,12 @@ class Audit:
             if len(rows) < 2:
                 continue
             pictures = [self._picture(int(row)) for row in rows]
+            contents = len(np.unique(copies.exact[rows]))
             groups.append(
                 {
                     "pictures": pictures,
-                    "exact": len(set(copies.exact[rows].tolist())) == 1,
+                    "exact": contents == 1,
+                    "exact_copies": len(rows) - contents,
                     "splits": sorted({p["split"] for p in pictures}),
                     "labels": sorted({p["label"] for p in pictures if p["label"] is not None}),
                     "similarity": of_group.get(int(copies.group[rows[0]]), 1.0),

@@ -156,7 +156,8 @@ def _copies(result: dict[str, Any]) -> Iterator[Table | str]:
         yield "\nno picture is a copy of another, exact or near"
         return
     yield (
-        f"\n{_n(len(groups), 'group')} of copies ({exact} exact, {len(groups) - exact} near); "
+        f"\n{_n(len(groups), 'group')} of copies ({exact} exact, {len(groups) - exact} near) with "
+        f"{_n(found['copies'], 'exact copy', 'exact copies')}; "
         f"{found['across_splits']} across splits, {found['under_two_labels']} under two labels"
         + (f"; {found['same_vector']} pictures differ in bytes alone" if found["same_vector"] else "")
     )
@@ -164,12 +165,19 @@ def _copies(result: dict[str, Any]) -> Iterator[Table | str]:
     for group in groups[:_SHOWN]:
         pictures = group["pictures"]
         table.add_row(
-            "exact" if group["exact"] else f"{group['similarity']:.3f}",
+            _how_alike(group),
             printable(" + ".join(group["splits"])),
             printable(" / ".join(group["labels"])),
             _some([p["path"] for p in pictures], 2, " = "),
         )
     yield _rest(table, len(groups))
+
+
+def _how_alike(group: dict[str, Any]) -> str:
+    """Return the lowest cosine of a group's near pairs, and how many of its files equal another."""
+    if group["exact"]:
+        return "exact"
+    return f"{group['similarity']:.3f}" + (f" + {group['exact_copies']} exact" if group["exact_copies"] else "")
 
 
 def _leak(result: dict[str, Any]) -> Iterator[Table | str]:
@@ -195,7 +203,9 @@ def _suspects(result: dict[str, Any]) -> Iterator[Table | str]:
         yield "\nno label is suspect"
         return
     share = f"{len(rows) / result['labelled']:.1%}"
-    yield f"\n{_n(len(rows), 'suspect label')} ({share}): the head, which had not seen them, is sure of another class"
+    settings = ", ".join(f"{name} = {value}" for name, value in (result["params"] or {}).items())
+    head = printable(f"{result['head']} ({settings})" if settings else result["head"])
+    yield (f"\n{_n(len(rows), 'suspect label')} ({share}): {head}, trained without them, is sure of another class")
     yield _pictures(rows)
 
 

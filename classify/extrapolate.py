@@ -16,6 +16,8 @@ from classify.head import Floats
 from classify.statistics import Interval
 
 FACTORS = (2, 4)
+HELP, LITTLE, UNKNOWN = "help", "little", "unknown"
+_LITTLE = 0.01  # of accuracy; what another doubling gives is worth no one's time below it
 _RESAMPLES = 400
 _FEWEST = 4  # sizes, for three parameters
 # Hestness et al. saw exponents of 0.07 to 0.5; a mean's error has 1.
@@ -95,6 +97,49 @@ class Extrapolation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Slope:
+    """What the last doubling of the training pictures gave, and so whether more pictures help.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Training pictures.
+    accuracies : list of float
+        Mean over the repeats.
+    gain : float
+        Of the last doubling, in accuracy.
+    interval : tuple of float
+        95%, over measured pictures and draws of training pictures.
+    says : str
+        ``help``, ``little`` or ``unknown``.
+    reason : str
+        Why it is unknown, where the interval alone does not say so; else empty.
+    """
+
+    sizes: list[int]
+    accuracies: list[float]
+    gain: float
+    interval: Interval
+    says: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The verdict with its figures, in the same words wherever it is told."""
+        path = ", ".join(f"{100 * a:.1f}% of {n:,}" for n, a in zip(self.sizes, self.accuracies, strict=True))
+        low, high = (100 * bound for bound in self.interval)
+        verdict = {
+            HELP: "more pictures help",
+            LITTLE: "more pictures like these would give less than a point",
+            UNKNOWN: "whether more pictures help cannot be told",
+        }[self.says]
+        return (
+            f"{path} pictures; the last doubling gave {100 * self.gain:+.1f} points [{low:+.1f}, {high:+.1f}], so "
+            f"{verdict}{f': {self.reason}' if self.reason else ''}."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class _Curve:
     """Sizes (s,), the mean error at each, (s, 1), resampled errors, (s, b), and the weight of each size."""
 
@@ -142,8 +187,7 @@ def extrapolate(sizes: Sequence[int], rights: Sequence[npt.NDArray[np.bool_]], *
     fall = curve.drawn[0] - curve.drawn[-1]
     if np.percentile(fall, 2.5) <= 0:
         return _cannot(
-            f"the curve is flat: from {sizes[0]} to {sizes[-1]} pictures the accuracy rose by {fall.mean():.3f}, "
-            "which chance could do"
+            f"no rise beyond chance: from {sizes[0]} to {sizes[-1]} pictures the accuracy changed by {fall.mean():+.3f}"
         )
     a, b, c, loss = (float(x[0]) for x in _fit(curve.sizes, curve.error, curve.weights))
     if loss > 2 * gammaincinv((len(sizes) - 3) / 2, 0.99):
@@ -163,6 +207,35 @@ def extrapolate(sizes: Sequence[int], rights: Sequence[npt.NDArray[np.bool_]], *
             break
         forecasts.append(_forecast(curve, factor, abs(test.predicted - test.measured)))
     return Extrapolation(Law(a, b, c) if forecasts else None, backtests, forecasts, reason)
+
+
+def last_doubling(sizes: Sequence[int], rights: Sequence[npt.NDArray[np.bool_]], *, seed: int = 0) -> Slope:
+    """Say from three sizes, each twice the one before, whether more training pictures help.
+
+    Gains shrink from doubling to doubling where the error follows a power law. So the last one bounds the next, and
+    the one before it must not be smaller: where the resamples say that it is, the curve has not foretold its own end,
+    and nothing is said of what lies beyond.
+
+    Parameters
+    ----------
+    sizes, rights, seed
+        As for `extrapolate`; the last size may be all.
+
+    Returns
+    -------
+    Slope
+        ``help`` where the whole interval of the last gain is above zero, ``little`` where it is below a point.
+    """
+    curve = _resampled(np.asarray(sizes, dtype=float), rights, seed)
+    before, last = curve.drawn[-3] - curve.drawn[-2], curve.drawn[-2] - curve.drawn[-1]
+    low, high = (float(end) for end in np.percentile(last, [2.5, 97.5]))
+    accuracies = (1 - curve.error[:, 0]).tolist()
+    first, gain = accuracies[-2] - accuracies[-3], accuracies[-1] - accuracies[-2]
+    says, reason = HELP if low > 0 else LITTLE if high < _LITTLE else UNKNOWN, ""
+    if np.percentile(last - np.maximum(before, 0), 2.5) > 0:
+        says = UNKNOWN
+        reason = f"the doubling before it gave {100 * first:+.1f}, and where a curve can be led on gains shrink"
+    return Slope(list(sizes), accuracies, gain, (low, high), says, reason)
 
 
 def _cannot(reason: str) -> Extrapolation:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from classify.extrapolate import Slope, last_doubling
 from classify.folds import stratified_folds
 from classify.linear import RidgeHead
 from classify.protocols import distinct, learning_curve
 from classify.similarity import Answers, Spacing, answers, probabilities, spacing
-from classify.statistics import Interval, Rights, mcnemar_exact, paired_interval, wilson_interval
+from classify.statistics import Interval, Rights, mcnemar_exact, wilson_interval
 from classify.transferability import Transferability, h_score, leep, log_me, nce
 from classify.trials import left_out
 from data.spec import FeatureSpec
@@ -23,6 +24,7 @@ TOGETHER = "all side by side"
 MOST = 3000
 FOLDS = 5
 _PARTS = (0.25, 0.5, 1.0)
+_DRAWS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,28 +119,6 @@ class Backbone:
         return next(layer for layer in self.layers if layer.name == PENULTIMATE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Slope:
-    """What the last doubling of the training pictures gave, on the same held-out pictures.
-
-    Parameters
-    ----------
-    sizes : list of int
-        Training pictures.
-    accuracies : list of float
-        On the folds held out.
-    gain : float
-        Of the last doubling, in accuracy.
-    interval : tuple of float
-        95%, with `classify.statistics.paired_interval`.
-    """
-
-    sizes: list[int]
-    accuracies: list[float]
-    gain: float
-    interval: Interval
-
-
 def draw(samples: Samples, seed: int) -> Samples:
     """Return at most `MOST` pictures of different contents, every class in proportion, with their vectors read."""
     samples = samples.take(distinct(samples))
@@ -210,22 +190,20 @@ def _probe(samples: Samples) -> tuple[Rights, float]:
 
 
 def slope_of(samples: Samples, alpha: float, seed: int, report: Callable[[], None]) -> Slope | None:
-    """Train on a quarter, a half and all of what each fold leaves, and measure on the fold."""
+    """Train on draws of a quarter, of a half, and on all of what each fold leaves, and measure on the fold."""
     fold = stratified_folds(samples.y, samples.digests, FOLDS, seed)
     smallest = min(int((fold != f).sum()) for f in range(FOLDS))
     if int(_PARTS[0] * smallest) < 2 * len(np.unique(samples.y)) or np.bincount(samples.y).min() < FOLDS:
         return None
     sizes = [int(part * smallest) for part in _PARTS]
-    rights: list[list[Rights]] = [[] for _ in sizes]
+    rights = [np.empty((_DRAWS, len(samples)), dtype=bool) for _ in sizes]
     for f in range(FOLDS):
         inside, outside = (samples.take(np.flatnonzero(mask)) for mask in (fold != f, fold == f))
-        curve = learning_curve(
-            "ridge", inside, outside, sizes=sizes, repeats=1, tune="none", params={"alpha": alpha}, seed=seed + f
-        )
-        for at, point in zip(rights, curve.points, strict=True):
-            at.append(point.right[0])
+        for some, draws in ((sizes[:-1], _DRAWS), (sizes[-1:], 1)):
+            curve = learning_curve(
+                "ridge", inside, outside, sizes=some, repeats=draws, tune="none", params={"alpha": alpha}, seed=seed + f
+            )
+            for point in curve.points:
+                rights[sizes.index(point.size)][:, fold == f] = point.right
         report()
-    half, whole = (np.concatenate(at) for at in rights[-2:])
-    interval = paired_interval(int((half & ~whole).sum()), int((whole & ~half).sum()), len(whole))
-    means = [float(np.concatenate(at).mean()) for at in rights]
-    return Slope(sizes, means, means[-1] - means[-2], interval)
+    return last_doubling(sizes, rights, seed=seed)

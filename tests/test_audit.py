@@ -294,6 +294,21 @@ def test_an_audit_finds_what_was_planted(faulty, result):
     json.dumps(result)
 
 
+def test_an_exact_copy_in_a_group_of_near_ones_is_counted_and_told(faulty, capsys):
+    samples, _ = faulty
+    digests = samples.digests.copy()
+    digests[6] = digests[4]
+    X = samples.X.copy()
+    X[6] = X[4]
+    found = audit_of(dataclasses.replace(samples, X=X, digests=digests)).run()
+    assert [(g["exact"], g["exact_copies"]) for g in found["duplicates"]["groups"]] == [(True, 1), (False, 1)]
+    print_audit(Console(width=200), found)
+    told = capsys.readouterr().out
+    assert "2 groups of copies (1 exact, 1 near) with 2 exact copies; " in told
+    assert " + 1 exact" in told
+    assert "): lr (C = " in told
+
+
 def test_the_same_seed_gives_the_same_audit(faulty, result):
     assert audit_of(faulty[0]).run() == result
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
-from classify.extrapolate import _fit, extrapolate
+from classify.extrapolate import HELP, LITTLE, UNKNOWN, _fit, extrapolate, last_doubling
 
 
 def simulated(seed, law, n=1000, measured=400, repeats=5, spread=0.15):
@@ -57,10 +57,32 @@ def test_curves_that_follow_no_power_law_are_not_led_on(law):
         assert "power law" in found.reason or "the law predicts" in found.reason
 
 
-def test_a_flat_curve_is_said_to_be_flat():
+def test_a_curve_without_a_rise_is_not_led_on():
     found = extrapolate(*simulated(0, lambda n: 0.2), seed=0)
     assert found.forecasts == []
-    assert found.reason.startswith("the curve is flat: from 15 to 1000 pictures the accuracy rose by ")
+    assert found.reason.startswith("no rise beyond chance: from 15 to 1000 pictures the accuracy changed by ")
+
+
+def doublings(accuracies, n, repeats=3):
+    """Return three sizes and answers with these accuracies: each repeat misses the first pictures of n."""
+    right = [np.tile(np.arange(n) >= round((1 - a) * n), (repeats, 1)) for a in accuracies]
+    return [50, 100, 200], right
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "n", "says"),
+    [
+        ((0.70, 0.80, 0.87), 1000, HELP),
+        ((0.90, 0.90, 0.90), 1000, LITTLE),
+        ((0.60, 0.65, 0.67), 13, UNKNOWN),  # too few pictures to see anything
+        ((0.58, 0.45, 0.66), 200, UNKNOWN),  # a dip makes the last doubling look large
+    ],
+)
+def test_the_last_doubling_says_whether_more_pictures_help(accuracies, n, says):
+    slope = last_doubling(*doublings(accuracies, n))
+    assert slope.says == says
+    assert slope.interval[0] <= slope.gain <= slope.interval[1]
+    assert ("gains shrink" in slope.sentence) == (accuracies[1] < accuracies[0])
 
 
 def test_a_short_curve_and_a_single_repeat_tell_nothing():

@@ -24,6 +24,20 @@ def test_info_and_verify(work):
     assert check["largest_deviation"] < 1e-5
 
 
+def test_info_of_a_head_says_what_it_is(work, tmp_path):
+    fit = ("fit", str(work / "f.h5"), "--head", "ridge", "-o", "r.head", "--json", "-")
+    fitted = json.loads(penult(*fit, cwd=tmp_path).stdout)
+    told = penult("info", "r.head", cwd=tmp_path).stdout
+    assert "head of the kind ridge" in told
+    assert "classes      3: blue, green, red" in told
+    assert "train: 30 pictures" in told
+    found = json.loads(penult("info", "r.head", "--json", "-", cwd=tmp_path).stdout)
+    same = ("kind", "features", "n_train", "views", "tuned_on", "rule", "folds", "cv_accuracy")
+    assert {name: found[name] for name in same} == {name: fitted[name] for name in same}
+    assert found["calibration"]["method"] == fitted["calibration"]["method"]
+    assert penult("info", "r.head", "--quick", cwd=tmp_path).returncode == 2
+
+
 def test_info_of_pictures_and_a_contact_sheet(work):
     done = penult("info", "pictures", "--sheet", "sheets/s.png", "--per-class", "5", cwd=work)
     assert done.returncode == 0, done.stderr

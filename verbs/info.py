@@ -1,4 +1,4 @@
-"""Verb `info`: what a store holds, or statistics of pictures."""
+"""Verb `info`: what a store or a head holds, or statistics of pictures."""
 
 import argparse
 from pathlib import Path
@@ -9,13 +9,14 @@ from verbs.arguments import Adder, Result, natural, png_file, positive, wrong_us
 if TYPE_CHECKING:
     from rich.console import Console
 
-TEXT = "show what a store holds, or statistics of pictures"
+TEXT = "show what a store or a head holds, or statistics of pictures"
 
 
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `info`."""
     # fmt: off
-    add("source", metavar="STORE|IMAGES", help="a store or bundle, or pictures as for `extract`")
+    add("source", metavar="STORE|HEAD|IMAGES", help="a store or bundle, a head or fine-tuned network, "
+        "or pictures as for `extract`")
     add = add.group("of pictures")
     add("--quick", action="store_true", help="parse the headers alone; damage further in is then not noticed")
     add("--sheet", type=png_file, metavar="FILE.png", help="draw samples of each class on a contact sheet (further "
@@ -30,11 +31,14 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     """Run `info`."""
     from data.bundle import is_bundle, read_bundle
     from data.bundle_report import print_bundle
+    from data.kinds import kind_of
     from data.report import describe_store, is_store, print_info
 
     if arguments.per_class and not arguments.sheet:
         wrong_usage("info", "--per-class is of a contact sheet: name its --sheet FILE.png too")
     path = Path(arguments.source)
+    if path.is_file() and kind_of(path) in ("a head", "a fine-tuned network"):
+        return _info_of_head(arguments, console)
     if not is_store(path):
         return _info_of_pictures(arguments, console)
     if arguments.sheet or arguments.quick:
@@ -51,6 +55,16 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
         console.print()
         print_bundle(console, path, bundle)
         result["bundle"] = bundle
+    return result, 0
+
+
+def _info_of_head(arguments: argparse.Namespace, console: "Console") -> Result:
+    from classify.head_report import describe_head, print_head
+
+    if arguments.sheet or arguments.quick:
+        wrong_usage("info", "--sheet and --quick are for pictures, and this is a head: leave them out")
+    result = describe_head(Path(arguments.source))
+    print_head(console, result)
     return result, 0
 
 

@@ -256,7 +256,6 @@ def _advised(
             question.originals,
             dataset=asked.samples.dataset,
             seed=question.seed,
-            with_slope=False,
             on_progress=on_progress,
         )
     except PenultError as error:

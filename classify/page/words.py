@@ -119,8 +119,8 @@ def _audit_steps(audit: dict[str, Any] | None) -> list[dict[str, str]]:
         are = f"{n} labels look" if n > 1 else "One label looks"
         steps.append(
             _step(
-                f"{are} wrong, judged by heads that had not seen them; the surest: {worst['path']} is labelled "
-                f"{worst['label']} and looks like {worst['suggested']}.",
+                f"{are} wrong, judged by {audit['head']} on {audit['features']}, trained without them; the surest: "
+                f"{worst['path']} is labelled {worst['label']} and looks like {worst['suggested']}.",
                 "suspects",
             )
         )
@@ -148,10 +148,11 @@ def _class_steps(best: Scores, classes: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _curve_steps(found: Findings) -> list[dict[str, str]]:
-    if not found.curve:
-        return []
-    _, protocol, law = found.curve
-    if law.forecasts:
+    steps = []
+    if found.advice and found.advice.slope:
+        steps.append(_step(f"Training pictures left out in turn: {found.advice.slope.sentence}", "advice"))
+    if found.curve and found.curve[2].forecasts:
+        _, protocol, law = found.curve
         forecast = law.forecasts[0]
         low, high = forecast.accuracy_ci95
         now = protocol.points[-1].mean
@@ -159,10 +160,8 @@ def _curve_steps(found: Findings) -> list[dict[str, str]]:
             f"With {forecast.factor} times the training pictures expect {forecast.accuracy:.1%} [{low:.1%}, "
             f"{high:.1%}], where {now:.1%} was measured."
         )
-        return [_step(text, "curve")]
-    if law.reason.startswith("the curve is flat"):
-        return [_step("More training pictures like these would give little: the learning curve is flat.", "curve")]
-    return []
+        steps.append(_step(text, "curve"))
+    return steps
 
 
 def _calibration_step(best: Scores, probabilities: Floats) -> list[dict[str, str]]:
