@@ -23,6 +23,7 @@ from data.errors import BackboneError, EngineError, MissingDependency, first_lin
 from data.words import counted
 from extract import COSINE
 from extract.backbones import Backbone
+from extract.clock import DeviceClock
 from extract.decode import Pixels
 from extract.flow import BATCH_ON_CPU, share_cores
 from extract.networks import Setup
@@ -36,6 +37,8 @@ _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 PRECISIONS = ("auto", "float32", *_AUTOCAST)
 # Metal ends a process in which two threads give it work at once (pytorch#197805).
 _METAL = threading.Lock()
+# Of each device, for all engines on it.
+_CLOCKS: dict[str, DeviceClock] = {}
 
 
 class Engine(Protocol):
@@ -122,9 +125,11 @@ class TorchEngine:
         self.lanes, self._threads = share_cores(self.setup.cores) if kind == "cpu" else (2 if kind == "cuda" else 1, 1)
         if isinstance(self.backbone.network, HookedCut):  # which keeps the outputs of one pass in itself
             self.lanes, self._threads = 1, self.setup.cores or available_cores()
-        self.clock: Callable[[], float] = time.perf_counter
-        if kind == "cpu":
-            self.clock = lambda: self._threads * time.thread_time()
+        self.clock: Callable[[], float] = lambda: self._threads * time.thread_time()
+        self._busy: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+        if kind != "cpu":
+            clock = _CLOCKS.setdefault(self._place, DeviceClock())
+            self.clock, self._busy = clock, clock.busy
         self._network: Any = None
         self._lock = threading.Lock()
         self._turn = _METAL if kind == "mps" else contextlib.nullcontext()
@@ -211,6 +216,7 @@ class TorchEngine:
         batch = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._turn)
+            stack.enter_context(self._busy())
             stack.enter_context(torch.inference_mode())
             if self._kind == "cuda":
                 stack.enter_context(self._stream())

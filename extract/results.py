@@ -105,9 +105,7 @@ def name_limit(seconds: dict[str, float], *, on_cpu: bool, engine: str, workers:
         idle = cores * wall - seconds["decode"] - seconds["forward"]
         busy["read"] = max(0.0, min(seconds["read"], idle))
     else:
-        busy = {"read": seconds["read"] / workers, "decode": seconds["decode"] / workers}
-        lanes = 2 if engine == "torch/cuda" else 1
-        busy |= {"forward": seconds["forward"] / lanes, "write": seconds["write"]}
+        busy |= {stage: seconds[stage] / workers for stage in ("read", "decode")}
     total = sum(busy.values())
     if not total or wall < _SHORT:
         return ""

@@ -13,6 +13,7 @@ from conftest import ROOT
 from engines_at_hand import CPU, PIXELS, Flat, Linear, backbone, cosines, devices
 
 from data.errors import BackboneError, EngineError
+from extract.clock import DeviceClock
 from extract.engines import Setup, TorchEngine, choose_device, open_engine
 from extract.flow import decoding
 
@@ -321,3 +322,31 @@ def test_the_mps_path_neither_pins_nor_waits_for_streams(monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         failed = [pool.submit(engine.forward, PIXELS).exception() for engine in engines]
     assert all("BrokenBarrierError" in str(error) for error in failed)
+
+
+def test_the_work_of_lanes_that_overlap_adds_up_to_what_the_device_was_busy(monkeypatch):
+    class Slow(Flat):
+        def forward(self, x):
+            if both.wait(30) == 0:  # one of the two lanes, while both compute
+                now[0] += 1
+            both.wait(30)
+            return super().forward(x)
+
+    now, both = [0.0], threading.Barrier(2)
+    monkeypatch.setattr("extract.engines._CLOCKS", {"cuda": DeviceClock(lambda: now[0])})
+    FakeCuda(monkeypatch)
+    engines = [TorchEngine(backbone(Slow()), Setup(device="cuda", precision="float32")) for _ in range(2)]
+    work = []
+
+    def lane(engine):
+        for _ in range(3):
+            began = engine.clock()
+            begin.wait(30)
+            engine.forward(PIXELS)
+            end.wait(30)
+            work.append(engine.clock() - began)
+
+    begin, end = threading.Barrier(2), threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lane, engines))
+    assert sum(work) == now[0] == 3
