@@ -209,6 +209,18 @@ def test_an_export_that_says_something_else_is_not_written(work, tmp_path):
     assert path.read_text() == "what was there"
 
 
+def test_info_of_a_model_says_what_its_head_is(work):
+    of_head, of_model = (
+        json.loads(penult("info", name, "--json", "-", cwd=work).stdout) for name in ("lr.head", "lr.onnx")
+    )
+    own = ("head", "bytes", "exported")
+    assert {k: v for k, v in of_model.items() if k not in own} == {k: v for k, v in of_head.items() if k not in own}
+    assert of_model["exported"]["difference"] == json.loads((work / "lr.json").read_text())["difference"]
+    told = penult("info", "lr.onnx", cwd=work).stdout
+    assert told.startswith("lr.onnx: exported model of a head of the kind lr, ")
+    assert "input        uint8 batch x " in told
+
+
 def test_the_usage_of_export_says_what_goes_with_what(work):
     for command, words in (
         (["export", "lr.head", "-o", "m.onnx", "--int8"], "name --store STORE"),

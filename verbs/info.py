@@ -1,8 +1,8 @@
-"""Verb `info`: what a store or a head holds, or statistics of pictures."""
+"""Verb `info`: what a store, a head or an exported model holds, or statistics of pictures."""
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from verbs.arguments import Adder, Result, natural, png_file, positive, wrong_usage
 
@@ -15,8 +15,8 @@ TEXT = "show what a store or a head holds, or statistics of pictures"
 def add_arguments(add: Adder) -> None:
     """Name the arguments of `info`."""
     # fmt: off
-    add("source", metavar="STORE|HEAD|IMAGES", help="a store or bundle, a head or fine-tuned network, "
-        "or pictures as for `extract`")
+    add("source", metavar="STORE|HEAD|IMAGES", help="a store or bundle, a head, fine-tuned network "
+        "or exported model, or pictures as for `extract`")
     add = add.group("of pictures")
     add("--quick", action="store_true", help="parse the headers alone; damage further in is then not noticed")
     add("--sheet", type=png_file, metavar="FILE.png", help="draw samples of each class on a contact sheet (further "
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace, console: "Console") -> Result:
     if arguments.per_class and not arguments.sheet:
         wrong_usage("info", "--per-class is of a contact sheet: name its --sheet FILE.png too")
     path = Path(arguments.source)
-    if path.is_file() and kind_of(path) in ("a head", "a fine-tuned network"):
+    if path.is_file() and kind_of(path) in ("a head", "a fine-tuned network", "an exported model"):
         return _info_of_head(arguments, console)
     if not is_store(path):
         return _info_of_pictures(arguments, console)
@@ -63,9 +63,26 @@ def _info_of_head(arguments: argparse.Namespace, console: "Console") -> Result:
 
     if arguments.sheet or arguments.quick:
         wrong_usage("info", "--sheet and --quick are for pictures, and this is a head: leave them out")
-    result = describe_head(Path(arguments.source))
+    path = Path(arguments.source)
+    result = _described_model(path) if path.suffix.lower() == ".onnx" else describe_head(path)
     print_head(console, result)
     return result, 0
+
+
+def _described_model(path: Path) -> dict[str, Any]:
+    from classify.head_report import describe_facts
+    from extract.model import LICENCE, OnnxModel
+
+    model = OnnxModel(path)
+    about, head = model.about, model.about["head"]
+    sources = [(feature["title"], feature["fingerprint"]) for feature in about["features"]]
+    exported = {
+        "opset": about["opset"],
+        "input": model.preprocessing["input"],
+        "license": model.metadata.get(LICENCE, ""),
+        "difference": about["parity"]["difference"],
+    }
+    return {**describe_facts(path, head["kind"], head, sources, model.classes), "exported": exported}
 
 
 def _info_of_pictures(arguments: argparse.Namespace, console: "Console") -> Result:
