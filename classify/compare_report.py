@@ -10,6 +10,7 @@ from classify.evaluate import SCORE_TITLES
 from classify.ranking import Ranking
 from classify.statistics import LARGE
 from data.terminal import duration, milliseconds, print_fitting, printable, size
+from data.words import counted
 
 _SCORES = ("accuracy", "log-loss", "ECE")
 _COSTS = ("extract", "fit", "predict", "head", "a picture")
@@ -18,28 +19,26 @@ _TEST = "against the best"
 
 def print_ranking(console: Console, ranking: Ranking) -> None:
     """Print one image set's ranking and what can be said of it."""
-    console.print(
-        f"{printable(ranking.dataset)}, {printable(ranking.split)}: {ranking.n} pictures, {len(ranking.classes)} "
-        "classes; accuracy with 95% interval",
-        style="bold",
-    )
-    if print_fitting(
-        console, _ranking_table(ranking, (*_SCORES, *_COSTS, _TEST)), _ranking_table(ranking, (*_SCORES, _TEST))
-    ):
+    on = {entry.name.partition(" on ")[2] for entry in ranking.entries}
+    same = f" on {on.pop()}" if len(on) == 1 else ""  # what the rows then need not repeat
+    what = f"{ranking.dataset}, {ranking.split}: {ranking.n} pictures, {len(ranking.classes)} classes{same}"
+    console.print(printable(f"{what}; accuracy with 95% interval"), style="bold")
+    whole = _ranking_table(ranking, same, (*_SCORES, *_COSTS, _TEST))
+    if print_fitting(console, whole, _ranking_table(ranking, same, (*_SCORES, _TEST))):
         console.print()
-        console.print(_ranking_table(ranking, _COSTS))
-    _print_tests(console, ranking)
+        console.print(_ranking_table(ranking, same, _COSTS))
+    _print_tests(console, ranking, same)
     for line in conclusions(ranking):
         console.print(line)
     for note in ranking.notes:
         console.print(f"note: {printable(note)}")
 
 
-def _ranking_table(ranking: Ranking, columns: tuple[str, ...]) -> Table:
-    """Return a row for each head, with these columns."""
+def _ranking_table(ranking: Ranking, same: str, columns: tuple[str, ...]) -> Table:
+    """Return a row for each head, with these columns; `same` is left out of the end of their names."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("head on features", overflow="fold")
+    table.add_column("head" if same else "head on features", overflow="fold")
     for column in columns:
         table.add_column(column, justify="left" if column == _TEST else "right", no_wrap=True)
     p_values = {pair.b: pair.p_holm for pair in ranking.pairs}
@@ -57,11 +56,12 @@ def _ranking_table(ranking: Ranking, columns: tuple[str, ...]) -> Table:
             _TEST: "" if place == 1 else f"{'tie' if entry.tie else 'worse'}, p = {p_values[entry.name]:.2g}",
         }
         style = "" if entry.tie else "dim"
-        table.add_row(str(place), printable(entry.name), *(cells[column] for column in columns), style=style)
+        name = printable(entry.name.removesuffix(same))
+        table.add_row(str(place), name, *(cells[column] for column in columns), style=style)
     return table
 
 
-def _print_tests(console: Console, ranking: Ranking) -> None:
+def _print_tests(console: Console, ranking: Ranking, same: str) -> None:
     """Print how the heads that tie differ from the best in the other scores, with corrected p-values."""
     ties = {entry.name for entry in ranking.entries if entry.tie}
     pairs = [pair for pair in ranking.pairs if pair.b in ties]
@@ -73,7 +73,7 @@ def _print_tests(console: Console, ranking: Ranking) -> None:
         table.add_column(SCORE_TITLES[name], justify="right", no_wrap=True)
     for pair in pairs:
         cells = (f"{found['difference']:+.3f}, p = {found['p_holm']:.2f}" for found in pair.bootstrap.values())
-        table.add_row(printable(pair.b), *cells)
+        table.add_row(printable(pair.b.removesuffix(same)), *cells)
     console.print()
     console.print(table)
 
@@ -86,7 +86,7 @@ def conclusions(ranking: Ranking) -> list[str]:
     ties = sum(entry.tie for entry in ranking.entries) - 1
     of_others = f"{ties} of the {len(ranking.pairs)} others" if len(ranking.pairs) > 1 else "The other" * bool(ties)
     group = f"{of_others} cannot be told from the best" if ties else "The best is better than all others"
-    lines = [f"{group} (McNemar's exact test, Holm's correction over {_count(len(ranking.pairs), 'pair')})."]
+    lines = [f"{group} (McNemar's exact test, Holm's correction over {counted(len(ranking.pairs), 'pair')})."]
     if found.pictures is None:
         separate = "No number of test pictures would separate the two best: here they are equal."
     else:
@@ -110,10 +110,6 @@ def conclusions(ranking: Ranking) -> list[str]:
         f"{ranking.entries[0].scores.accuracy - max(ranking.optimism, 0):.3f} on new pictures."
     )
     return lines
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def draw_rankings(path: Path, rankings: list[Ranking]) -> list[Path]:

@@ -87,7 +87,7 @@ def test_wrong_usage_exits_2(arguments):
         (["info", "no.h5"], "no.h5 does not exist"),
         (["info", "nowhere"], "nowhere does not exist: name a folder of pictures, a manifest, an archive or a picture"),
         (["info", "empty"], "empty holds no pictures"),
-        (["info", "lr.head"], "lr.head is a head, not pictures: name a folder of pictures"),
+        (["doctor", "lr.head"], "lr.head is a head, not pictures: name a folder of pictures"),
         (["info", "f.h5", "--sheet", "s.png"], "f.h5 is a store, and --sheet is for pictures: name the folder"),
         (["info", "f.h5", "--quick"], "f.h5 is a store, and --quick is for pictures"),
         (["info", "pictures", "--sheet", "pictures/s.png"], "would be one of the pictures of pictures: name a file"),

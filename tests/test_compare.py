@@ -208,8 +208,7 @@ def test_the_command_prints_a_ranking_and_writes_json_heads_and_a_chart(folder, 
         "--json", "r.json", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "toys, test: 90 pictures, 3 classes" in done.stdout
-    assert "lr on test_resnet/deep" in done.stdout
+    assert "toys, test: 90 pictures, 3 classes on test_resnet/deep; accuracy" in done.stdout
     assert "80% power" in done.stdout or "No number of test pictures" in done.stdout
     assert "wrote 2 heads to kept" in done.stdout
     result = json.loads((folder / "r.json").read_text())
